@@ -1,0 +1,272 @@
+"""Model folders: config.json + model.safetensors + a sha256 manifest, strict both ways.
+
+    folder/
+    |-- config.json          {"kind": "codec", "format": 1, "config": {...}}
+    |-- model.safetensors    every tensor, no pickle anywhere
+    `-- manifest.json        {"files": {name: {"sha256", "bytes"}}}
+
+safetensors notices a truncated file but not a flipped bit in its data, so nothing is read before
+its sha256 agrees with the manifest. Config decoding is strict: a missing or unknown field is an
+error that names it. Everything is written to a temporary folder and renamed into place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import tempfile
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from khala.errors import CheckpointError, ConfigError
+
+__all__ = [
+    "config_from_dict",
+    "config_to_dict",
+    "digest",
+    "load_config",
+    "load_into",
+    "load_tensors",
+    "resolve_model",
+    "resolve_part",
+    "save_model",
+    "sha256_file",
+    "write_manifest",
+]
+
+FORMAT = 1
+MAX_CONFIG_BYTES = 1 << 20
+C = TypeVar("C")
+
+
+def save_model(
+    folder: Path, *, kind: str, config: object, tensors: dict[str, Tensor], format: int = FORMAT
+) -> str:
+    """Write a model folder as a whole or not at all; return its digest.
+
+    Args:
+        folder: where it goes; an existing model folder there is replaced.
+        kind: "codec", "backbone", "superres", "recogniser": checked when it is read back.
+        config: a config dataclass, stored beside the weights: inference reads this, not a recipe.
+        tensors: stored in the dtype they have.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; nothing is left half-written.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        temporary.chmod(0o755)
+        document = {"kind": kind, "format": format, "config": config_to_dict(config)}
+        (temporary / "config.json").write_text(json.dumps(document, indent=2) + "\n")
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(plain, temporary / "model.safetensors")
+        value = write_manifest(temporary)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+            folder.rename(old / "model")
+            temporary.rename(folder)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return value
+
+
+def write_manifest(folder: Path) -> str:
+    """Hash every file of ``folder`` into its manifest.json; return the folder's digest."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name != "manifest.json":
+            files[path.name] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    (folder / "manifest.json").write_text(json.dumps({"files": files}, indent=2) + "\n")
+    return digest(folder)
+
+
+def digest(folder: Path) -> str:
+    """Return one sha256 for a model folder: that of its manifest's canonical JSON."""
+    manifest = _read_json(Path(folder) / "manifest.json")
+    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def verify(folder: Path, name: str) -> Path:
+    """Return the path of one file of a model folder after its sha256 has been checked.
+
+    Raises:
+        CheckpointError: the file is missing, not in the manifest, or differs from it.
+    """
+    folder = Path(folder)
+    files = _read_json(folder / "manifest.json").get("files")
+    if not isinstance(files, dict) or name not in files:
+        raise CheckpointError(f"{folder / 'manifest.json'} does not list {name}")
+    path = folder / name
+    if not path.is_file():
+        raise CheckpointError(f"model file is missing: {path}")
+    if sha256_file(path) != files[name].get("sha256"):
+        raise CheckpointError(
+            f"model file is damaged: {path} does not have the sha256 of its manifest; fetch it again"
+        )
+    return path
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex sha256 of a file, read in blocks."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_config(folder: Path, kind: str, cls: type[C]) -> C:
+    """Read the config of a model folder as ``cls``, strictly.
+
+    Raises:
+        CheckpointError: no such folder, another kind of model, or a field missing or unknown.
+    """
+    path = verify(folder, "config.json")
+    document = _read_json(path)
+    if document.get("kind") != kind:
+        raise CheckpointError(f"{path} holds a {document.get('kind')!r} model, not a {kind!r}")
+    if document.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {document.get('format')!r}; known: {FORMAT}")
+    try:
+        return config_from_dict(cls, document.get("config"))
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def load_tensors(folder: Path) -> dict[str, Tensor]:
+    """Return the verified tensors of a model folder, in the dtype they are stored in."""
+    path = verify(folder, "model.safetensors")
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+    return tensors
+
+
+def load_into(module: nn.Module, folder: Path) -> None:
+    """Fill ``module`` from a model folder: every tensor of both sides, with the same shape.
+
+    Floating tensors are cast to the module's dtype.
+
+    Raises:
+        CheckpointError: names the first missing, extra or misshapen tensor.
+    """
+    tensors = load_tensors(folder)
+    wanted = module.state_dict()
+    for name in sorted(wanted.keys() - tensors.keys()):
+        raise CheckpointError(f"{folder}: tensor {name} is missing")
+    for name in sorted(tensors.keys() - wanted.keys()):
+        raise CheckpointError(f"{folder}: tensor {name} is not part of this model")
+    for name, tensor in wanted.items():
+        if tensors[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{folder}: tensor {name} has shape {tuple(tensors[name].shape)}, "
+                f"the config asks for {tuple(tensor.shape)}"
+            )
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(tensors[name])
+
+
+def resolve_model(name_or_path: str | Path) -> Path:
+    """Return the folder of a model: the bundled "nano", or a folder on disk.
+
+    Raises:
+        CheckpointError: there is no such model; says what is allowed.
+    """
+    bundled = Path(__file__).parent / "models" / "nano"
+    if str(name_or_path) == "nano" and bundled.is_dir():
+        return bundled
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    raise CheckpointError(
+        f"no model {str(name_or_path)!r}: give 'nano' (bundled) or a folder with codec/, backbone/ "
+        "and superres/"
+    )
+
+
+def resolve_part(name_or_path: str | Path, part: str) -> Path:
+    """Return the folder of one model, given the whole model's folder or that folder itself."""
+    folder = resolve_model(name_or_path)
+    if (folder / part / "config.json").is_file():
+        return folder / part
+    if (folder / "config.json").is_file():
+        return folder
+    raise CheckpointError(f"{folder} holds no {part}: expected {part}/config.json")
+
+
+def config_to_dict(config: object) -> dict[str, Any]:
+    """Return a config dataclass as plain JSON types, nested dataclasses included."""
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise TypeError(f"not a config: {config!r}")
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(cls: type[C], values: object) -> C:
+    """Build ``cls`` from plain JSON types; nothing may be missing, unknown or of another type."""
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{cls.__name__} must be an object, not {type(values).__name__}")
+    assert dataclasses.is_dataclass(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    for name in values:
+        if name not in names:
+            raise CheckpointError(f"unknown field {name!r} of {cls.__name__}")
+    for name in names:
+        if name not in values:
+            raise CheckpointError(f"missing field {name!r} of {cls.__name__}")
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: _value(hints[name], values[name], name) for name in names})
+
+
+def _value(hint: Any, value: Any, name: str) -> Any:
+    """Check one JSON value against a field's type and return it as that type."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        return _value(next(o for o in options if o is not type(None)), value, name)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return config_from_dict(hint, value)
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = typing.get_args(hint)
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return tuple(_value(inner[0], item, name) for item in value)
+        if len(inner) == len(value):
+            return tuple(_value(h, item, name) for h, item in zip(inner, value, strict=True))
+    if origin is typing.Literal and value in typing.get_args(hint):
+        return value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    raise CheckpointError(f"field {name!r} must be {hint}, not {value!r}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read a small JSON object, or say what is wrong with it."""
+    if not path.is_file():
+        raise CheckpointError(f"model file is missing: {path}")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise CheckpointError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        document = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} must hold a JSON object")
+    return document
