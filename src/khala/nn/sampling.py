@@ -1,0 +1,142 @@
+"""Randomness that is addressed, not drawn.
+
+Each draw is a pure function of (seed, stage, level, frame, candidate) through an integer hash, so
+a song is the same alone or in a batch, padded or not, in chunks or whole, resumed or never
+stopped, and one frame or level can be made again. Gumbel-max over the kept candidates then
+samples exactly their softmax (https://arxiv.org/abs/1611.01144, section 2).
+
+The hash: (seed, stage, level) become a 64-bit key in Python integers; frame and candidate are
+folded in by 32-bit multiply-xorshift rounds on int64 tensors, with products split so that they
+never leave 63 bits. So every device gives the same integers.
+
+Shape letters: T frames, V candidates (codes of one level, and what else may follow).
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor
+
+from khala.errors import RequestError, StageError
+
+MASK_32 = 0xFFFFFFFF
+MASK_64 = 0xFFFFFFFFFFFFFFFF
+GOLDEN_32 = 0x9E3779B1
+GOLDEN_64 = 0x9E3779B97F4A7C15
+
+
+def uniform(
+    seed: int, stage: str, level: int, frames_T: Tensor | int, num_candidates: int
+) -> Tensor:
+    """Return u_TV, float64, strictly between 0 and 1: one number per frame and candidate.
+
+    Args:
+        seed: the song's seed, 0 <= seed < 2**64.
+        stage: which model draws, "backbone" or "superres".
+        level: the level that is sampled.
+        frames_T: frame numbers counted from the song's start; one number gives one row.
+        num_candidates: candidates are numbered from 0; more of them change none of the first.
+    """
+    frames_T = torch.as_tensor(frames_T).reshape(-1)
+    candidates = torch.arange(num_candidates, device=frames_T.device)
+    return _uniform_at(_key(seed, stage, level), frames_T, candidates[None, :])
+
+
+def sample_top_k(
+    logits_TV: Tensor,
+    *,
+    top_k: int,
+    temperature: float,
+    seed: int,
+    stage: str,
+    level: int,
+    frames_T: Tensor,
+) -> Tensor:
+    """Sample one candidate per row from the softmax of its ``top_k`` largest logits.
+
+    Exactly ``top_k`` candidates are kept (fewer if there are fewer); of equal logits the lower
+    candidate is kept. ``top_k=1`` or ``temperature=0`` is the largest logit.
+
+    Returns:
+        candidates_T, int64.
+
+    Raises:
+        RequestError: top_k < 1, or a temperature that is negative or not finite.
+        StageError: a kept logit is not finite: the model's numbers are broken.
+    """
+    if top_k < 1:
+        raise RequestError(f"top_k must be at least 1, not {top_k}")
+    if not 0.0 <= temperature < float("inf"):
+        raise RequestError(f"temperature must be 0 or more, not {temperature}")
+    num_kept = min(top_k if temperature > 0.0 else 1, logits_TV.shape[1])
+    kept_TK = top_candidates(logits_TV, num_kept)
+    kept_logits_TK = logits_TV.gather(1, kept_TK).double()
+    if not bool(kept_logits_TK.isfinite().all()):
+        raise StageError(f"{stage} gave logits that are not finite at level {level}", stage=stage)
+    if num_kept == 1:
+        return kept_TK[:, 0]
+    u_TK = _uniform_at(_key(seed, stage, level), frames_T.to(logits_TV.device), kept_TK)
+    scores_TK = kept_logits_TK / temperature - (-u_TK.log()).log()
+    # Candidates are in ascending order and argmax gives the first of equals: the lower one.
+    return kept_TK.gather(1, scores_TK.argmax(dim=1, keepdim=True))[:, 0]
+
+
+def top_candidates(logits_TV: Tensor, k: int) -> Tensor:
+    """Return the ``k`` largest candidates of each row, ascending; ties go to the lower one."""
+    if k >= logits_TV.shape[1]:
+        everyone = torch.arange(logits_TV.shape[1], device=logits_TV.device)
+        return everyone.expand(logits_TV.shape[0], -1)
+    top = logits_TV.topk(k + 1, dim=1)
+    kept_TK = top.indices[:, :k]
+    # topk breaks ties as it likes: redo the rows where the first one left out equals the last
+    # one kept. Rare in float32, common in bfloat16.
+    tied_T = top.values[:, k] == top.values[:, k - 1]
+    if bool(tied_T.any()):
+        order = logits_TV[tied_T].sort(dim=1, descending=True, stable=True).indices
+        kept_TK = kept_TK.clone()
+        kept_TK[tied_T] = order[:, :k]
+    return kept_TK.sort(dim=1).values
+
+
+def _key(seed: int, stage: str, level: int) -> tuple[int, int]:
+    """Fold what is constant over a level into two 32-bit words."""
+    if not 0 <= seed <= MASK_64:
+        raise RequestError(f"a seed must lie in [0, 2**64), not {seed}")
+    state = _mix_64(seed)
+    for word in (zlib.crc32(stage.encode()), level):
+        state = _mix_64((state ^ _mix_64((word + GOLDEN_64) & MASK_64)) & MASK_64)
+    return state & MASK_32, state >> 32
+
+
+def _mix_64(x: int) -> int:
+    """Finalise 64 bits (the finaliser of splitmix64)."""
+    x = (x + GOLDEN_64) & MASK_64
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK_64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK_64
+    return x ^ (x >> 31)
+
+
+def _uniform_at(key: tuple[int, int], frames_T: Tensor, candidates_TK: Tensor) -> Tensor:
+    """Hash frame and candidate under a key; two words per frame keep 64 bits of state."""
+    frames_T1 = frames_T.to(torch.int64)[:, None]
+    low_T1 = _mix_32((_times(frames_T1 & MASK_32, GOLDEN_32) + key[0]) & MASK_32)
+    high_T1 = _mix_32(_times(frames_T1 & MASK_32, 0x85EBCA6B) ^ low_T1 ^ key[1])
+    x_TK = _mix_32((_times(candidates_TK & MASK_32, GOLDEN_32) + low_T1) & MASK_32)
+    x_TK = _mix_32(x_TK ^ high_T1)
+    # Half a step from both ends, so that neither logarithm meets 0 or 1.
+    return (x_TK.double() + 0.5) * 2.0**-32
+
+
+def _mix_32(x: Tensor) -> Tensor:
+    """Finalise 32 bits held in int64: every input bit flips each output bit half the time."""
+    x = _times(x ^ (x >> 16), 0x7FEB352D)
+    x = _times(x ^ (x >> 15), 0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def _times(x: Tensor, constant: int) -> Tensor:
+    """Multiply modulo 2**32 without ever passing 2**63, where int64 would overflow."""
+    high = (((x >> 16) * constant) & 0xFFFF) << 16
+    return ((x & 0xFFFF) * constant + high) & MASK_32
