@@ -1,0 +1,174 @@
+"""The codec's contract: waveform <-> codes, whatever the transform inside.
+
+Shape letters, this file only: B batch, C channels, N samples, T frames, Q levels, D latent width,
+G guide width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from khala import checkpoint
+from khala.codec.config import CodecConfig
+from khala.codec.conv import ConvDecoder, ConvEncoder
+from khala.codec.quantizer import ResidualQuantizer
+from khala.codec.spectral import Guide, SpectralDecoder, SpectralEncoder, Stft, to_mid_side
+from khala.errors import AudioError
+
+__all__ = ["Codec"]
+
+CHUNK_FRAMES = 512
+"""Frames coded at once (24 s at the published rate): bounds memory for any length."""
+
+
+class Codec(nn.Module):
+    """Waveform <-> codes: ``encode``, and ``decode`` of any prefix of levels.
+
+    Frames are ``ceil(N / hop)``: the tail is zero-padded to a whole frame, never dropped. Long
+    audio is coded in chunks with a halo of real context on both sides, wide enough that the
+    result equals coding it whole.
+    """
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.config = config
+        guide_width = None if config.guide is None else config.guide.key_width
+        self.quantizer = ResidualQuantizer(config.quantizer, guide_width=guide_width)
+        self.guide: Guide | None = None
+        self.encoder: nn.Module
+        self.decoder: nn.Module
+        if config.conv is not None:
+            self.encoder = ConvEncoder(config, config.conv)
+            self.decoder = ConvDecoder(config, config.conv)
+        else:
+            assert config.spectral is not None
+            self.stft = Stft(config.spectral.n_fft, config.hop // config.spectral.patches)
+            self.encoder = SpectralEncoder(config, config.spectral)
+            self.decoder = SpectralDecoder(config, config.spectral)
+            if config.guide is not None:
+                self.guide = Guide(config, config.spectral, config.guide)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
+        """Load a codec from a model folder (its ``codec/``), or from that folder itself.
+
+        Raises:
+            CheckpointError: no such folder, or config and weights are damaged or disagree.
+        """
+        folder = checkpoint.resolve_part(path, "codec")
+        codec = cls(checkpoint.load_config(folder, "codec", CodecConfig))
+        checkpoint.load_into(codec, folder)
+        return codec.to(device).eval()
+
+    def save(self, folder: Path, *, dtype: torch.dtype = torch.bfloat16) -> str:
+        """Write the codec as a model folder; return its digest."""
+        tensors = {name: tensor.to(dtype) for name, tensor in self.state_dict().items()}
+        return checkpoint.save_model(folder, kind="codec", config=self.config, tensors=tensors)
+
+    @property
+    def halo_frames(self) -> int:
+        """Frames of context on each side beyond which nothing is seen."""
+        if self.config.conv is not None:
+            return 12
+        spectral = self.config.spectral
+        assert spectral is not None
+        coarse = max(spectral.encoder_coarse_blocks, spectral.decoder_coarse_blocks)
+        if self.config.guide is not None:
+            coarse = max(coarse, self.config.guide.blocks)
+        fine = max(spectral.encoder_fine_blocks, spectral.decoder_fine_blocks, 1)
+        reach = -(-spectral.n_fft // (2 * self.config.hop))
+        return coarse + -(-fine // spectral.patches) + 2 * reach
+
+    def latents(self, wave_BCN: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return latents_BTD, and the guide's output [B, T, G] if there is one.
+
+        ``N`` must be a whole number of frames. This is the differentiable half of ``encode``.
+        """
+        if self.config.conv is not None:
+            return self.encoder(wave_BCN), None
+        spectrum = self.stft(to_mid_side(wave_BCN))
+        return self.encoder(spectrum), None if self.guide is None else self.guide(spectrum)
+
+    def synthesise(self, latents_BTD: Tensor) -> Tensor:
+        """Return the waveform of latents: the differentiable half of ``decode``."""
+        if self.config.conv is not None:
+            wave: Tensor = self.decoder(latents_BTD)
+            return wave
+        return to_mid_side(self.stft.inverse(self.decoder(latents_BTD)))
+
+    @torch.inference_mode()
+    def encode(
+        self, wave_BCN: Tensor, *, pad: bool = True, chunk_frames: int | None = CHUNK_FRAMES
+    ) -> Tensor:
+        """Return codes_BQT, int64, of a waveform in [-1, 1].
+
+        Args:
+            wave_BCN: float samples at the codec's rate.
+            pad: complete the last frame with silence: ceil(N / hop) frames. ``False`` drops an
+                incomplete last frame as the published code does: floor(N / hop) frames.
+            chunk_frames: frames coded at once; ``None``: all of them.
+
+        Raises:
+            AudioError: wrong shape, no whole frame, or samples that are not finite.
+        """
+        self._check(wave_BCN, pad)
+        hop = self.config.hop
+        missing = -wave_BCN.shape[-1] % hop if pad else 0
+        if missing:
+            wave_BCN = functional.pad(wave_BCN, (0, missing))
+        num_frames = wave_BCN.shape[-1] // hop
+        wave_BCN = wave_BCN[..., : num_frames * hop].float()
+        parts = []
+        for start, stop, low, high in self._chunks(num_frames, chunk_frames):
+            latents, keys = self.latents(wave_BCN[..., low * hop : high * hop])
+            keep = slice(start - low, stop - low)
+            guide = None if keys is None else keys[:, keep]
+            parts.append(self.quantizer.encode(latents[:, keep], guide))
+        return torch.cat(parts, dim=-1)
+
+    @torch.inference_mode()
+    def decode(self, codes_BQT: Tensor, *, chunk_frames: int | None = CHUNK_FRAMES) -> Tensor:
+        """Return wave_BCN, N = T * hop, from any prefix of the levels.
+
+        Raises:
+            TokenError: no level, too many levels, or a code outside its codebook.
+        """
+        latents = self.quantizer.decode(codes_BQT)
+        hop, parts = self.config.hop, []
+        for start, stop, low, high in self._chunks(latents.shape[1], chunk_frames):
+            wave = self.synthesise(latents[:, low:high])
+            parts.append(wave[..., (start - low) * hop : (stop - low) * hop])
+        if not parts:
+            return latents.new_zeros(codes_BQT.shape[0], self.config.channels, 0)
+        return torch.cat(parts, dim=-1)
+
+    def _chunks(self, num_frames: int, chunk: int | None) -> list[tuple[int, int, int, int]]:
+        """Return (start, stop, low, high): frames to keep, and frames to look at for them."""
+        chunk = chunk or max(num_frames, 1)
+        halo = self.halo_frames
+        return [
+            (
+                start,
+                min(start + chunk, num_frames),
+                max(0, start - halo),
+                min(start + chunk + halo, num_frames),
+            )
+            for start in range(0, num_frames, chunk)
+        ]
+
+    def _check(self, wave_BCN: Tensor, pad: bool) -> None:
+        channels, hop = self.config.channels, self.config.hop
+        if wave_BCN.ndim != 3 or wave_BCN.shape[1] != channels:
+            raise AudioError(
+                f"a waveform must have shape [batch, {channels}, samples], "
+                f"not {tuple(wave_BCN.shape)}"
+            )
+        if wave_BCN.shape[-1] < (1 if pad else hop):
+            raise AudioError(f"{wave_BCN.shape[-1]} samples are too few to encode")
+        if not bool(torch.isfinite(wave_BCN).all()):
+            raise AudioError("a waveform must be finite: it holds NaN or infinite samples")

@@ -1,0 +1,189 @@
+"""What a codec is made of: sizes that decide the contract, and one of two transforms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from khala.errors import ConfigError
+
+__all__ = ["CodecConfig", "ConvConfig", "GuideConfig", "QuantizerConfig", "SpectralConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConvConfig:
+    """The published transform: strided convolutions on the waveform with Snake activations."""
+
+    encoder_filters: int = 128
+    """Channels after the first convolution; doubled at every stride."""
+
+    encoder_strides: tuple[int, ...] = (4, 8, 8, 8)
+    """Down-sampling factors; their product is the hop."""
+
+    decoder_filters: int = 192
+    """Channels before the last convolution; doubled at every stride, counted from the end."""
+
+    decoder_strides: tuple[int, ...] = (8, 8, 8, 4)
+    """Up-sampling factors; their product is the hop."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpectralConfig:
+    """The cheap transform: a mid/side STFT, linear layers and convolutions over frames."""
+
+    n_fft: int = 2048
+    """STFT window in samples."""
+
+    patches: int = 4
+    """STFT columns per codec frame; the STFT hop is the codec's hop divided by this."""
+
+    compression: float = 0.4
+    """Magnitudes are raised to this power before and after the network; phases are kept."""
+
+    fine_width: int = 192
+    """Features of one STFT column."""
+
+    coarse_width: int = 256
+    """Features of one codec frame."""
+
+    encoder_fine_blocks: int = 1
+    """Residual blocks at the STFT rate in the encoder."""
+
+    encoder_coarse_blocks: int = 2
+    """Residual blocks at the frame rate in the encoder."""
+
+    decoder_coarse_blocks: int = 2
+    """Residual blocks at the frame rate in the decoder."""
+
+    decoder_fine_blocks: int = 3
+    """Residual blocks at the STFT rate in the decoder."""
+
+    complex_top_hz: float = 8000.0
+    """The encoder sees phases below this, and log magnitudes everywhere."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuideConfig:
+    """Level 0 guided toward the voice: its code is chosen by what the singer's spectrum is.
+
+    A small network predicts the singer's cepstrum from the mix; level 0 takes the nearest code in
+    that space, and its vector is the mean latent of the frames that chose it. The following levels
+    quantise what is left, so it stays one residual hierarchy with one decoder.
+    """
+
+    num_coefficients: int = 20
+    """Cepstral coefficients predicted for each sub-frame."""
+
+    sub_frames: int = 2
+    """Cepstra per codec frame."""
+
+    num_mels: int = 80
+    """Mel bands of the mix that the network sees, per STFT column."""
+
+    width: int = 128
+    """Features inside the network."""
+
+    blocks: int = 3
+    """Residual blocks at the frame rate."""
+
+    @property
+    def key_width(self) -> int:
+        """Numbers per frame in which level 0 is chosen."""
+        return self.num_coefficients * self.sub_frames
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizerConfig:
+    """The residual vector quantiser."""
+
+    num_levels: int = 64
+    """Residual levels; level 0 is the coarsest."""
+
+    codebook_size: int = 1024
+    """Codes per level."""
+
+    latent_width: int = 128
+    """Width of the vectors that are quantised."""
+
+    code_width: int | None = None
+    """Width of each level's codebook; ``None``: the latent's width, as published.
+
+    When smaller, level ``q`` quantises the residual inside its own subspace, spanned by the
+    orthonormal columns of a basis found by PCA of the residual. Nearest neighbours there are
+    nearest neighbours in the whole space, tables are ``latent_width / code_width`` times smaller.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodecConfig:
+    """A waveform codec: exactly one of ``conv`` and ``spectral`` is given."""
+
+    sample_rate_hz: int = 44_100
+    """Samples per second and channel."""
+
+    channels: int = 2
+    """Audio channels."""
+
+    hop: int = 2048
+    """Samples per frame."""
+
+    quantizer: QuantizerConfig = QuantizerConfig()
+    """The residual quantiser."""
+
+    conv: ConvConfig | None = None
+    """The published transform."""
+
+    spectral: SpectralConfig | None = None
+    """The cheap transform."""
+
+    guide: GuideConfig | None = None
+    """Guides level 0 toward the voice; only with ``spectral``."""
+
+    def __post_init__(self) -> None:
+        if (self.conv is None) == (self.spectral is None):
+            raise ConfigError("a CodecConfig needs exactly one of conv and spectral")
+        sizes = (self.sample_rate_hz, self.channels, self.hop, self.quantizer.num_levels)
+        if min(*sizes, self.quantizer.codebook_size, self.quantizer.latent_width) < 1:
+            raise ConfigError(f"every size of a CodecConfig must be positive: {self}")
+        width = self.quantizer.code_width
+        if width is not None and not 1 <= width <= self.quantizer.latent_width:
+            raise ConfigError(
+                f"code_width must lie in 1..{self.quantizer.latent_width} or be None, not {width}"
+            )
+        if self.conv is not None:
+            self._check_strides(self.conv)
+        if self.spectral is not None:
+            self._check_spectral(self.spectral)
+        if self.guide is not None and self.spectral is None:
+            raise ConfigError("guide needs the spectral transform")
+
+    def _check_strides(self, conv: ConvConfig) -> None:
+        for name, strides in (
+            ("encoder_strides", conv.encoder_strides),
+            ("decoder_strides", conv.decoder_strides),
+        ):
+            product = 1
+            for stride in strides:
+                product *= stride
+            if product != self.hop:
+                raise ConfigError(f"{name} {strides} multiply to {product}, not the hop {self.hop}")
+
+    def _check_spectral(self, spectral: SpectralConfig) -> None:
+        if self.hop % spectral.patches:
+            raise ConfigError(f"hop {self.hop} is not a multiple of patches {spectral.patches}")
+        column = self.hop // spectral.patches
+        if spectral.n_fft < 2 * column or (spectral.n_fft - column) % 2:
+            raise ConfigError(
+                f"n_fft must be at least {2 * column}, with n_fft - {column} even: {spectral.n_fft}"
+            )
+        if self.channels != 2:
+            raise ConfigError("the spectral transform is mid/side: channels must be 2")
+
+    @property
+    def frame_rate_hz(self) -> Fraction:
+        """Frames per second, exactly."""
+        return Fraction(self.sample_rate_hz, self.hop)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames that cover ``num_samples``: nothing of the tail is dropped."""
+        return -(-num_samples // self.hop)

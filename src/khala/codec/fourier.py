@@ -1,0 +1,58 @@
+"""Real Fourier transforms whose gradients are real transforms too.
+
+The gradient of ``torch.fft.rfft`` is computed as a full complex transform, about four times the
+work; a codec's training step is mostly transforms, so both directions are written out here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["irfft", "rfft"]
+
+
+def rfft(signal: Tensor) -> Tensor:
+    """Return ``torch.fft.rfft`` over the last, even dimension."""
+    return _Rfft.apply(signal)
+
+
+def irfft(spectrum: Tensor) -> Tensor:
+    """Return ``torch.fft.irfft`` over the last dimension, of even length 2 (F - 1)."""
+    return _Irfft.apply(spectrum)
+
+
+def _interior_scaled(spectrum: Tensor, factor: float) -> Tensor:
+    """Return the spectrum with every bin but the first and last scaled.
+
+    Those bins stand for two conjugate ones, which is where the factor 2 between the transform's
+    adjoint and its inverse comes from.
+    """
+    scaled = spectrum * factor
+    scaled[..., 0] = spectrum[..., 0]
+    scaled[..., -1] = spectrum[..., -1]
+    return scaled
+
+
+class _Rfft(torch.autograd.Function):
+    @staticmethod
+    def forward(_ctx: Any, signal: Tensor) -> Tensor:
+        return torch.fft.rfft(signal)
+
+    @staticmethod
+    def backward(_ctx: Any, *grads: Tensor) -> Tensor:
+        (grad,) = grads
+        return torch.fft.irfft(_interior_scaled(grad, 0.5), norm="forward")
+
+
+class _Irfft(torch.autograd.Function):
+    @staticmethod
+    def forward(_ctx: Any, spectrum: Tensor) -> Tensor:
+        return torch.fft.irfft(spectrum)
+
+    @staticmethod
+    def backward(_ctx: Any, *grads: Tensor) -> Tensor:
+        (grad,) = grads
+        return _interior_scaled(torch.fft.rfft(grad, norm="forward"), 2.0)

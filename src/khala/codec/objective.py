@@ -1,0 +1,145 @@
+"""One training step of the codec: quantise, decode a random prefix of levels, judge.
+
+Shape letters, this file only: B batch, C channels, N samples, T frames, Q levels, D latent width,
+G guide width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from khala.codec.codec import Codec
+from khala.codec.config import CodecConfig
+from khala.codec.fit import CodebookAverages, Quantised, commitment, fit_quantizer, quantise
+from khala.codec.losses import ReconstructionLoss, ReconstructionLossConfig
+from khala.codec.voice import voice_cepstra
+from khala.errors import ConfigError
+
+__all__ = ["CodecObjective", "CodecObjectiveConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodecObjectiveConfig:
+    """How the codec learns."""
+
+    reconstruction: ReconstructionLossConfig = field(default_factory=ReconstructionLossConfig)
+    """The spectral terms."""
+
+    commitment: float = 0.5
+    """Weight of the commitment of the latents to every level's codes."""
+
+    guide: float = 1.0
+    """Weight of the squared error of the guide against the singer's cepstrum."""
+
+    full_depth: float = 0.5
+    """Share of examples decoded from all levels; the others from a random prefix."""
+
+    decay: float = 0.99
+    """Decay of the running averages that make the codebooks."""
+
+    revive_every: int = 50
+    """Steps between revivals of dead codes."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.full_depth <= 1.0:
+            raise ConfigError(f"full_depth must lie in 0..1, not {self.full_depth}")
+
+
+class CodecObjective(nn.Module):
+    """A codec with what it needs to be trained: losses and codebook averages.
+
+    Until :meth:`start_quantizer` the latents go to the decoder unquantised.
+    """
+
+    started: Tensor
+
+    def __init__(self, codec_config: CodecConfig, config: CodecObjectiveConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.codec = Codec(codec_config)
+        self.averages = CodebookAverages(self.codec.quantizer, decay=config.decay)
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        self.reconstruction = ReconstructionLoss(config.reconstruction, codec_config.sample_rate_hz)
+        self._seen: tuple[Quantised, Tensor | None] | None = None
+
+    def forward(
+        self, wave_BCN: Tensor, vocals_BN: Tensor | None, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return "loss" and its terms for waveforms of a whole number of frames.
+
+        Args:
+            wave_BCN: the mix.
+            vocals_BN: the singer's stem, for a guided codec.
+            generator: chooses prefix depths and the second STFT resolution.
+        """
+        latents_BTD, guide_BTG = self.codec.latents(wave_BCN)
+        latents_BTD = latents_BTD.float()
+        terms: dict[str, Tensor] = {}
+        extra = latents_BTD.new_zeros(())
+        if guide_BTG is not None:
+            terms["guide"] = self._guide_term(guide_BTG.float(), vocals_BN)
+            extra = extra + self.config.guide * terms["guide"]
+        decoded_BTD = latents_BTD
+        if bool(self.started):
+            guide_NG = None if guide_BTG is None else guide_BTG.detach().float().flatten(0, 1)
+            seen = quantise(self.codec.quantizer, latents_BTD.detach().flatten(0, 1), guide_NG)
+            self._seen = (seen, guide_NG)
+            terms["commitment"] = commitment(latents_BTD.flatten(0, 1), seen)
+            extra = extra + self.config.commitment * terms["commitment"]
+            quantised_BTD = self._prefix(seen, latents_BTD.shape, generator)
+            decoded_BTD = latents_BTD + (quantised_BTD - latents_BTD).detach()
+        made_BCN = self.codec.synthesise(decoded_BTD)
+        other = int(
+            torch.randint(1, len(self.config.reconstruction.fft_sizes), (), generator=generator)
+        )
+        terms |= self.reconstruction(made_BCN.float(), wave_BCN, other_fft=other)
+        terms["loss"] = terms["loss"] + extra
+        return terms
+
+    def _guide_term(self, guide_BTG: Tensor, vocals_BN: Tensor | None) -> Tensor:
+        config = self.codec.config
+        assert config.guide is not None
+        if vocals_BN is None:
+            raise ConfigError("a guided codec needs vocal stems to train on")
+        target_BTG = voice_cepstra(vocals_BN, config, config.guide)
+        return functional.mse_loss(guide_BTG, target_BTG)
+
+    def _prefix(self, seen: Quantised, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """Return the quantised latents, each example at its own depth."""
+        batch, frames, width = shape
+        levels = self.codec.config.quantizer.num_levels
+        draws = torch.rand(2, batch, generator=generator)
+        depths_B = torch.where(
+            draws[0] < self.config.full_depth,
+            levels - 1,
+            # log-uniform: shallow prefixes are the ones a listener hears the most loss in
+            (levels ** draws[1]).long().clamp_max(levels) - 1,
+        )
+        sums = seen.sums_QND.view(levels, batch, frames, width)
+        return sums[depths_B.to(sums.device), torch.arange(batch, device=sums.device)]
+
+    @torch.no_grad()
+    def start_quantizer(self, latents_ND: Tensor, guide_NG: Tensor | None, *, batch: int) -> None:
+        """Fit the codebooks to latents of the data and quantise from now on.
+
+        Args:
+            latents_ND, guide_NG: outputs of the encoder and the guide on training data.
+            batch: vectors per training step, for the running averages.
+        """
+        fit_quantizer(self.codec.quantizer, latents_ND, guide_NG)
+        self.averages.restart(self.codec.quantizer, batch)
+        self.started.fill_(True)
+
+    def after_update(self, step: int) -> None:
+        """Move the codebooks toward what chose them in the last forward pass."""
+        if self._seen is None:
+            return
+        seen, guide_NG = self._seen
+        self.averages.update(self.codec.quantizer, seen, guide_NG)
+        if step % self.config.revive_every == 0:
+            self.averages.revive(self.codec.quantizer)
+        self._seen = None
