@@ -1,0 +1,29 @@
+"""A phoneme recogniser, the ear that hears whether a song sings its lyrics."""
+
+from khala.evals.recogniser.evaluation import RecogniserEval, run_recogniser_eval
+from khala.evals.recogniser.lyrics import collect_words, lyric_words, pronounce, sung_phonemes
+from khala.evals.recogniser.model import Recogniser, RecogniserConfig
+from khala.evals.recogniser.scoring import (
+    ErrorRate,
+    edit_distance,
+    error_rate,
+    shuffled_error_rate,
+)
+from khala.evals.recogniser.training import RecogniserTraining, train_recogniser
+
+__all__ = [
+    "ErrorRate",
+    "Recogniser",
+    "RecogniserConfig",
+    "RecogniserEval",
+    "RecogniserTraining",
+    "collect_words",
+    "edit_distance",
+    "error_rate",
+    "lyric_words",
+    "pronounce",
+    "run_recogniser_eval",
+    "shuffled_error_rate",
+    "sung_phonemes",
+    "train_recogniser",
+]

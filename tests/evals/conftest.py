@@ -1,0 +1,92 @@
+"""A corpus small enough for a test: every "phoneme" is its own chord, every word two phonemes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from khala.audio import write_audio
+
+RATE_HZ = 44_100
+CHORDS_HZ = {
+    "a": (700.0, 1200.0),
+    "i": (300.0, 2300.0),
+    "u": (320.0, 800.0),
+    "s": (5000.0, 6800.0),
+}
+WORDS = {"sa": ("s", "a"), "si": ("s", "i"), "ua": ("u", "a"), "iu": ("i", "u")}
+PHONEME_S = 0.15
+
+WriteCorpus = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def words() -> dict[str, tuple[str, ...]]:
+    """Return the pronunciation of every word that `write_corpus` sings."""
+    return dict(WORDS)
+
+
+@pytest.fixture
+def write_corpus(tmp_path: Path) -> WriteCorpus:
+    """Return a function that writes ``num_songs`` songs and gives the corpus's folder."""
+
+    def write(
+        num_songs: int = 8, *, words_per_song: int = 12, splits: tuple[str, ...] = ("train",)
+    ) -> Path:
+        folder = tmp_path / "corpus"
+        folder.mkdir()
+        (folder / "corpus.json").write_text(json.dumps({"sample_rate_hz": RATE_HZ, "seed": 0}))
+        for index in range(num_songs):
+            _write_song(folder, index, words_per_song, splits[index % len(splits)])
+        return folder
+
+    return write
+
+
+def _write_song(folder: Path, index: int, num_words: int, split: str) -> None:
+    generator = np.random.default_rng(index)
+    sung = [str(word) for word in generator.choice(sorted(WORDS), num_words)]
+    sung[: len(WORDS)] = sorted(WORDS)
+    vocals, words, phonemes, at_s = [], [], [], 0.2
+    vocals.append(np.zeros(int(0.2 * RATE_HZ)))
+    for word in sung:
+        words.append({"word": word, "start_s": at_s, "end_s": at_s + 2 * PHONEME_S + 0.05})
+        for name in WORDS[word]:
+            seconds = np.arange(int(PHONEME_S * RATE_HZ)) / RATE_HZ
+            tones = [0.15 * np.sin(2 * np.pi * hz * seconds) for hz in CHORDS_HZ[name]]
+            vocals.append(np.sum(tones, axis=0))
+            phonemes.append({"phoneme": name, "start_s": at_s, "end_s": at_s + PHONEME_S})
+            at_s += PHONEME_S
+        vocals.append(np.zeros(int(0.05 * RATE_HZ)))
+        at_s += 0.05
+    vocals_N = np.concatenate([*vocals, np.zeros(int(0.2 * RATE_HZ))])
+    band_N = generator.normal(0, 0.01, vocals_N.size)
+    song = folder / "songs" / f"{index:06d}"
+    song.mkdir(parents=True)
+    for name, wave_N in (("vocals", vocals_N), ("mix", vocals_N + band_N)):
+        wave_CN = np.stack([wave_N, wave_N]).astype(np.float32)
+        write_audio(song / f"{name}.wav", wave_CN, sample_rate_hz=RATE_HZ)
+    truth = {
+        "id": f"{index:06d}",
+        "index": index,
+        "split": split,
+        "duration_s": vocals_N.size / RATE_HZ,
+        "tags": ["tones", "120 bpm"],
+        "description": "A few tones.",
+        "lyrics": "[Verse 1]\n" + " ".join(sung) + "\n",
+        "instrumental": False,
+        "bpm": 120.0,
+        "words": words,
+        "phonemes": phonemes,
+    }
+    (song / "song.json").write_text(json.dumps(truth))
