@@ -16,12 +16,12 @@ __all__ = ["irfft", "rfft"]
 
 def rfft(signal: Tensor) -> Tensor:
     """Return ``torch.fft.rfft`` over the last, even dimension."""
-    return _Rfft.apply(signal)
+    return _Rfft.apply(signal)  # type: ignore[no-untyped-call]
 
 
 def irfft(spectrum: Tensor) -> Tensor:
     """Return ``torch.fft.irfft`` over the last dimension, of even length 2 (F - 1)."""
-    return _Irfft.apply(spectrum)
+    return _Irfft.apply(spectrum)  # type: ignore[no-untyped-call]
 
 
 def _interior_scaled(spectrum: Tensor, factor: float) -> Tensor:

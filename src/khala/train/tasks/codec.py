@@ -1,0 +1,215 @@
+"""Training the codec on crops of a corpus's songs.
+
+Shape letters: B batch, C channels, N samples, V vectors (frames of many crops).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from khala.codec.codec import Codec
+from khala.codec.config import CodecConfig
+from khala.codec.fit import fit_quantizer
+from khala.codec.objective import CodecObjective, CodecObjectiveConfig
+from khala.corpus.order import draw, indexes, uniform
+from khala.corpus.songs import Corpus, CorpusSong
+from khala.errors import ConfigError, CorpusError
+from khala.train.task import Batch, Task
+
+__all__ = ["CodecTask", "CodecTaskConfig"]
+
+FIT_STREAM = 1 << 40
+"""Steps from here on are crops for fitting codebooks, never met by a training step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodecTaskConfig:
+    """A codec, its objective, and the crops it sees."""
+
+    codec: CodecConfig
+    """What is trained."""
+
+    objective: CodecObjectiveConfig = field(default_factory=CodecObjectiveConfig)
+    """What it is trained for."""
+
+    batch_size: int = 8
+    """Crops per batch."""
+
+    clip_frames: int = 24
+    """Frames per crop."""
+
+    gain_db: float = 6.0
+    """Each crop is made up to this much quieter, so that loudness is not taken for granted."""
+
+    quantize_from: int = 500
+    """Step at which the codebooks are fitted and quantisation begins."""
+
+    fit_vectors: int = 40_000
+    """Latent vectors for that first fit."""
+
+    refit_vectors: int = 0
+    """Latent vectors for a last fit of the codebooks at export; 0 exports the running averages."""
+
+    validation_clips: int = 12
+    """Held-out crops, spread over the test split."""
+
+    validation_frames: int = 96
+    """Frames per held-out crop."""
+
+    validation_depths: tuple[int, ...] = (2, 8, 64)
+    """Levels decoded in validation."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "clip_frames", "fit_vectors", "validation_clips"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if max(self.validation_depths) > self.codec.quantizer.num_levels:
+            raise ConfigError(f"validation_depths {self.validation_depths} exceed num_levels")
+
+
+class CodecTask(Task):
+    """Crops in, reconstruction losses out; codebooks follow after every update."""
+
+    kind = "codec"
+    unit = "seconds"
+
+    def __init__(self, config: CodecTaskConfig, corpus: Corpus, *, seed: int) -> None:
+        """Use the corpus's train songs for training and its test songs for validation.
+
+        Raises:
+            CorpusError: no song is long enough, or a guided codec's vocal stems are missing.
+        """
+        self.config = config
+        self.corpus = corpus
+        self.seed = seed
+        self._songs = self._usable("train", config.clip_frames)
+        self._held_out = self._usable("test", config.validation_frames, required=False)
+        torch.manual_seed(seed)
+        self.objective = CodecObjective(config.codec, config.objective)
+        self.model: nn.Module = self.objective
+
+    def batch(self, step: int, part: int) -> Batch:
+        """Return "mix" [B, C, N] and, for a guided codec, "vocals" [B, N]."""
+        chosen = indexes(self.seed, step, self.config.batch_size, len(self._songs))
+        crops = [
+            self._crop(
+                self._songs[index],
+                self.config.clip_frames,
+                uniform(self.seed, step, part, place, 0),
+                10 ** (-uniform(self.seed, step, part, place, 1) * self.config.gain_db / 20),
+            )
+            for place, index in enumerate(chosen)
+        ]
+        return _stacked(crops)
+
+    def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Return the objective's terms; fits the codebooks when quantisation begins."""
+        if step >= self.config.quantize_from and not bool(self.objective.started):
+            latents_VD, guide_VG = self._latents(self.objective.codec, self.config.fit_vectors)
+            per_step = self.config.batch_size * self.config.clip_frames
+            self.objective.start_quantizer(latents_VD, guide_VG, batch=per_step)
+        generator = torch.Generator().manual_seed(draw(self.seed, step, 7) >> 1)
+        terms: dict[str, Tensor] = self.objective(batch["mix"], batch.get("vocals"), generator)
+        return terms
+
+    def num_items(self, batch: Batch) -> int:
+        """Return whole seconds of audio."""
+        mix_BCN: Tensor = batch["mix"]
+        return round(mix_BCN.shape[0] * mix_BCN.shape[2] / self.config.codec.sample_rate_hz)
+
+    def role(self, name: str, parameter: nn.Parameter) -> str:
+        """Say how a parameter is optimised: matrices decay, nothing here is a table."""
+        return "gain" if parameter.ndim < 2 or name.endswith("bias") else "matrix"
+
+    def after_update(self, step: int) -> None:
+        """Move the codebooks."""
+        self.objective.after_update(step)
+
+    @torch.no_grad()
+    def validate(self, step: int) -> dict[str, float]:
+        """Return the reconstruction terms at some depths, on held-out crops."""
+        del step
+        codec, totals = self.objective.codec, dict[str, list[float]]()
+        depths = self.config.validation_depths if bool(self.objective.started) else (0,)
+        for crop in self._held_out_crops():
+            mix_BCN = crop["mix"].to(self._device())
+            latents, guide = codec.latents(mix_BCN)
+            for depth in depths:
+                shown = latents.float()
+                if depth:
+                    codes = codec.quantizer.encode(shown, guide, num_levels=depth)
+                    shown = codec.quantizer.decode(codes)
+                made = codec.synthesise(shown).float()
+                terms = self.objective.reconstruction(made, mix_BCN, other_fft=1)
+                for name, value in terms.items():
+                    totals.setdefault(f"{name}_k{depth}", []).append(float(value))
+        return {name: float(np.mean(values)) for name, values in totals.items()}
+
+    def export(self, folder: Path) -> Path:
+        """Write the codec as a model folder, its codebooks fitted once more if asked for."""
+        codec = self.objective.codec
+        if self.config.refit_vectors:
+            codec = copy.deepcopy(codec)
+            latents_VD, guide_VG = self._latents(codec, self.config.refit_vectors)
+            fit_quantizer(codec.quantizer, latents_VD, guide_VG, iterations=12)
+        codec.save(folder)
+        return folder
+
+    def _device(self) -> torch.device:
+        return next(self.objective.parameters()).device
+
+    def _usable(self, split: str, frames: int, *, required: bool = True) -> list[CorpusSong]:
+        need_s = frames * self.config.codec.hop / self.config.codec.sample_rate_hz
+        songs = [song for song in self.corpus.split(split) if song.duration_s >= need_s]
+        if required and not songs:
+            raise CorpusError(f"no {split} song is as long as a crop of {need_s:.2f} s")
+        if self.config.codec.guide is not None:
+            for song in songs:
+                if "vocals" not in song.audio and not song.instrumental:
+                    raise CorpusError(
+                        f"song {song.id} has no vocal stem, which a guided codec learns from; "
+                        "write the corpus with stems or train without guide"
+                    )
+        return songs
+
+    def _crop(self, song: CorpusSong, frames: int, place: float, gain: float) -> dict[str, Tensor]:
+        """Read one crop of a song; ``place`` in [0, 1) says where."""
+        num_samples = frames * self.config.codec.hop
+        start = int(place * (self.corpus.num_samples(song) - num_samples))
+        crop = {"mix": torch.from_numpy(self.corpus.read_crop(song, start, num_samples)) * gain}
+        if self.config.codec.guide is not None:
+            vocals_N = torch.zeros(num_samples)
+            if "vocals" in song.audio:
+                stem_CN = self.corpus.read_crop(song, start, num_samples, stem="vocals")
+                vocals_N = torch.from_numpy(stem_CN).mean(0) * gain
+            crop["vocals"] = vocals_N
+        return crop
+
+    def _held_out_crops(self) -> Iterator[Batch]:
+        songs = self._held_out[:: max(1, len(self._held_out) // self.config.validation_clips)]
+        for song in songs[: self.config.validation_clips]:
+            yield _stacked([self._crop(song, self.config.validation_frames, 0.4, 1.0)])
+
+    @torch.no_grad()
+    def _latents(self, codec: Codec, count: int) -> tuple[Tensor, Tensor | None]:
+        """Return ``count`` latent vectors of training crops, and the guide's output for them."""
+        latents, guides, have, step = [], [], 0, FIT_STREAM
+        while have < count:
+            batch = self.batch(step, 0)
+            latents_BTD, guide_BTG = codec.latents(batch["mix"].to(self._device()))
+            latents.append(latents_BTD.float().flatten(0, 1))
+            if guide_BTG is not None:
+                guides.append(guide_BTG.float().flatten(0, 1))
+            have, step = have + latents[-1].shape[0], step + 1
+        return torch.cat(latents)[:count], torch.cat(guides)[:count] if guides else None
+
+
+def _stacked(crops: list[dict[str, Tensor]]) -> Batch:
+    return {name: torch.stack([crop[name] for crop in crops]) for name in crops[0]}
