@@ -1,0 +1,46 @@
+# Everything runs in .venv, made on first use. `make` lists the targets.
+PYTHON ?= python3
+# The tested version. On Linux the index's default build carries CUDA (several GB); for the small
+# CPU build: make song TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help song test test-all check bench corpus clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/core: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,plot,eval]"
+	@touch $@
+
+song: $(VENV)/core  ## write song.wav from examples/song.txt with the bundled model
+	$(BIN)/khala generate --lyrics-file examples/song.txt \
+		--prompt "female vocal, pop, piano, 100 bpm" --duration 30 --seed 7 --out song.wav
+
+test: $(VENV)/dev  ## run the tests (under five minutes on two cores)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/dev  ## run the slow tests too
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/dev  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/dev  ## time the bundled model, stage by stage
+	$(BIN)/python benchmarks/bench_song.py
+
+corpus: $(VENV)/dev  ## write an hour of demo songs to corpus/ (needs the synth extra, see README)
+	$(BIN)/khala synth --hours 1 --seed 1 --out corpus
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
