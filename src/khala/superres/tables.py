@@ -1,0 +1,103 @@
+"""Low-rank tables for the fine levels, so that 62 of them fit in a few megabytes.
+
+A full table holds levels x 1024 x width numbers twice, once to read codes and once to score them:
+at width 256 that is 33 million, several times the trunk. Here a code has one vector of ``rank``
+numbers for both uses, and each level has a small matrix into the model and one out of it.
+
+Shape letters: B batch, T frames, Q levels, D width, R rank, V codes of one level.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from khala.nn.init import STD
+
+
+class LevelTables(nn.Module):
+    """Code vectors shared between reading and scoring, with projections per level.
+
+    State dict, for levels first_level .. first_level + Q - 1:
+        codes.weight [Q * V, R], in_proj [Q, R, D], out_proj [Q, D, R], out_bias [Q, V].
+    """
+
+    def __init__(
+        self, *, first_level: int, num_levels: int, codebook_size: int, rank: int, width: int
+    ) -> None:
+        super().__init__()
+        self.first_level, self.num_levels = first_level, num_levels
+        self.codebook_size, self.rank, self.width = codebook_size, rank, width
+        self.codes = nn.Embedding(num_levels * codebook_size, rank)
+        self.in_proj = nn.Parameter(torch.empty(num_levels, rank, width))
+        self.out_proj = nn.Parameter(torch.empty(num_levels, width, rank))
+        self.out_bias = nn.Parameter(torch.empty(num_levels, codebook_size))
+
+    @torch.no_grad()
+    def init_weights(self, *, seed: int) -> None:
+        """Start so that products look like full tables: embedding rows and logits of std 0.02.
+
+        Projections have std 1/sqrt(width) and code vectors 0.02 * sqrt(width / rank): a code
+        vector times a projection has std 0.02 per channel, and so has the output row it makes.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        std = 1.0 / math.sqrt(self.width)
+        self.codes.weight.normal_(
+            0.0, STD * math.sqrt(self.width / self.rank), generator=generator
+        )
+        self.in_proj.normal_(0.0, std, generator=generator)
+        self.out_proj.normal_(0.0, std, generator=generator)
+        self.out_bias.zero_()
+
+    @torch.no_grad()
+    def start_from_codebooks(self, codebooks_QVC: Tensor) -> None:
+        """Start the code vectors from the codec's: codes that sound alike begin alike.
+
+        Each level's vectors are centred and projected on their leading principal axes, then
+        scaled to the standard deviation of ``init_weights``. Ranks past the codec's latent
+        dimension keep what they had.
+
+        Args:
+            codebooks_QVC: the codec's code vectors of these levels, coarsest first.
+        """
+        wanted = (self.num_levels, self.codebook_size)
+        if tuple(codebooks_QVC.shape[:2]) != wanted:
+            raise ValueError(f"codebooks must be {wanted}, not {tuple(codebooks_QVC.shape[:2])}")
+        std = STD * math.sqrt(self.width / self.rank)
+        codes_QVR = self.codes.weight.view(self.num_levels, self.codebook_size, self.rank)
+        for level, codebook_VC in enumerate(codebooks_QVC.to(codes_QVR)):
+            centred_VC = codebook_VC - codebook_VC.mean(dim=0)
+            left, sizes, _ = torch.linalg.svd(centred_VC, full_matrices=False)
+            num = min(self.rank, sizes.shape[0])
+            vectors_VR = left[:, :num] * sizes[:num]
+            scale = std / vectors_VR.std().clamp_min(1e-12)
+            codes_QVR[level, :, :num] = vectors_VR * scale
+
+    def embed(self, codes_BT: Tensor, level: int) -> Tensor:
+        """Return the embedding of one level's codes, [..., T, D]."""
+        index = level - self.first_level
+        vectors_BTR = self.codes(codes_BT + index * self.codebook_size)
+        return torch.matmul(vectors_BTR, self.in_proj[index])
+
+    def embed_sum(self, codes_BQT: Tensor) -> Tensor:
+        """Return the sum of the embeddings of the first Q of these levels, [B, T, D].
+
+        One product over all levels at once: their vectors lie side by side, and so do their
+        matrices.
+        """
+        batch, num, num_frames = codes_BQT.shape
+        offsets_Q1 = torch.arange(num, device=codes_BQT.device)[:, None] * self.codebook_size
+        rows_BTQ = (codes_BQT + offsets_Q1).transpose(1, 2)
+        vectors = self.codes(rows_BTQ).reshape(batch, num_frames, num * self.rank)
+        return torch.matmul(vectors, self.in_proj[:num].reshape(num * self.rank, self.width))
+
+    def logits(self, hidden_BTD: Tensor, level: int) -> Tensor:
+        """Return the scores of one level's codes, [..., T, V]."""
+        index = level - self.first_level
+        start = index * self.codebook_size
+        inner_BTR = torch.matmul(hidden_BTD, self.out_proj[index])
+        window_VR = self.codes.weight[start : start + self.codebook_size]
+        return F.linear(inner_BTR, window_VR, self.out_bias[index])
