@@ -1,0 +1,17 @@
+"""Songs on disk -> training examples: crops of sound for the codec, codes for the models."""
+
+from khala.corpus.codes import CodesDataset, CodesExample, open_codes
+from khala.corpus.prepare import Encoder, prepare
+from khala.corpus.songs import SPLITS, Corpus, CorpusSong, open_corpus
+
+__all__ = [
+    "SPLITS",
+    "CodesDataset",
+    "CodesExample",
+    "Corpus",
+    "CorpusSong",
+    "Encoder",
+    "open_codes",
+    "open_corpus",
+    "prepare",
+]

@@ -1,0 +1,205 @@
+"""Encode every song of a corpus once, into checked shards of codes.
+
+    DIR/plan.json                  written first: what is encoded and with which codec
+    DIR/shard-00000.safetensors    codes uint16 [Q, sum of T], offsets int64 [songs + 1]
+    DIR/shard-00000.jsonl          one line a song: id, split, texts, frames
+    DIR/shard-00000.sha256.json    written last of a shard: it is whole
+    DIR/manifest.json              written last of all: sha256 of every file
+
+Killed at any moment and started again, the finished shards are verified and kept, and the folder
+ends with the same bytes. Shape letters: C channels, N samples, Q levels, T frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save as save_tensors
+
+from khala.corpus.songs import Corpus, CorpusSong
+from khala.errors import CorpusError
+
+__all__ = ["Encoder", "prepare", "sha256_file"]
+
+FORMAT = 1
+SONGS_PER_SHARD = 200
+
+
+class Encoder(Protocol):
+    """What turns sound into codes; a codec, without this room knowing codecs."""
+
+    digest: str
+    """Identifies the codec: codes of two codecs never mix."""
+
+    num_levels: int
+    """Q of the codes it gives."""
+
+    codebook_size: int
+    """Codes per level."""
+
+    def encode(self, wave_CN: NDArray[np.float32]) -> NDArray[np.integer[Any]]:
+        """Return codes_QT of one song, ceil(N / hop) frames."""
+        ...
+
+
+def prepare(
+    corpus: Corpus,
+    out: Path | str,
+    encoder: Encoder,
+    *,
+    songs_per_shard: int = SONGS_PER_SHARD,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Encode a corpus into ``out``; keep the shards that are already there and whole.
+
+    Args:
+        corpus: what to encode; every split goes in, each song says which it is of.
+        out: the folder of shards; made if it is not there.
+        encoder: the codec.
+        songs_per_shard: a shard is the unit of resuming.
+        progress: called with (songs done, songs in all) after every song.
+
+    Returns:
+        ``out``, ready for `open_codes`.
+
+    Raises:
+        CorpusError: ``out`` holds codes of another corpus or codec, or a song cannot be encoded.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    plan = _plan(corpus, encoder, songs_per_shard)
+    _agree(out / "plan.json", plan)
+    files: dict[str, str] = {}
+    done = 0
+    for index in range(plan["num_shards"]):
+        songs = corpus.songs[index * songs_per_shard : (index + 1) * songs_per_shard]
+        seal = _verified_seal(out, index)
+        if seal is None:
+            start = done
+
+            def report(count: int, start: int = start) -> None:
+                if progress is not None:
+                    progress(start + count, len(corpus))
+
+            seal = _write_shard(out, index, corpus, songs, encoder, report)
+        done += len(songs)
+        if progress is not None:
+            progress(done, len(corpus))
+        files.update(seal)
+    manifest = {**plan, "files": files}
+    _write(out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+    return out
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex sha256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plan(corpus: Corpus, encoder: Encoder, songs_per_shard: int) -> dict[str, Any]:
+    """Say what the folder will hold, so that a second start can be refused or continued."""
+    if songs_per_shard < 1:
+        raise CorpusError(f"songs_per_shard must be at least 1, not {songs_per_shard}")
+    described = "\n".join(json.dumps(_line(song, 0), sort_keys=True) for song in corpus.songs)
+    return {
+        "format": FORMAT,
+        "codec": encoder.digest,
+        "num_levels": encoder.num_levels,
+        "codebook_size": encoder.codebook_size,
+        "num_songs": len(corpus),
+        "num_shards": -(-len(corpus) // songs_per_shard),
+        "songs_sha256": hashlib.sha256(described.encode()).hexdigest(),
+    }
+
+
+def _agree(path: Path, plan: dict[str, Any]) -> None:
+    """Write the plan, or refuse a folder that was begun with another one."""
+    if path.is_file():
+        try:
+            old = json.loads(path.read_text())
+        except ValueError as error:
+            raise CorpusError(f"{path} is damaged: {error}") from error
+        different = [key for key in plan if not isinstance(old, dict) or old.get(key) != plan[key]]
+        if different:
+            raise CorpusError(
+                f"{path.parent} was prepared from something else ({', '.join(different)} differ): "
+                "choose another folder"
+            )
+        return
+    _write(path, (json.dumps(plan, indent=2) + "\n").encode())
+
+
+def _verified_seal(out: Path, index: int) -> dict[str, str] | None:
+    """Return the hashes of a finished shard whose files still agree with them, else None."""
+    path = out / f"shard-{index:05d}.sha256.json"
+    if not path.is_file():
+        return None
+    try:
+        seal = json.loads(path.read_text())
+        whole = all(sha256_file(out / name) == value for name, value in seal.items())
+    except (OSError, ValueError, AttributeError):
+        return None
+    return seal if whole and len(seal) == 2 else None
+
+
+def _write_shard(
+    out: Path,
+    index: int,
+    corpus: Corpus,
+    songs: Sequence[CorpusSong],
+    encoder: Encoder,
+    report: Callable[[int], None],
+) -> dict[str, str]:
+    """Encode the songs of one shard and write its three files, the seal last."""
+    tables, lines = [], []
+    for count, song in enumerate(songs):
+        codes_QT = np.asarray(encoder.encode(corpus.read(song)))
+        if codes_QT.ndim != 2 or codes_QT.shape[0] != encoder.num_levels or not codes_QT.shape[1]:
+            raise CorpusError(f"song {song.id} gave codes of shape {codes_QT.shape}")
+        if codes_QT.min() < 0 or codes_QT.max() >= encoder.codebook_size:
+            raise CorpusError(f"song {song.id} gave codes outside [0, {encoder.codebook_size})")
+        tables.append(codes_QT.astype(np.uint16))
+        lines.append(json.dumps(_line(song, codes_QT.shape[1]), sort_keys=True))
+        report(count + 1)
+    offsets = np.cumsum([0, *(table.shape[1] for table in tables)]).astype(np.int64)
+    name = f"shard-{index:05d}"
+    codes = np.ascontiguousarray(np.concatenate(tables, axis=1))
+    _write(out / f"{name}.safetensors", save_tensors({"codes": codes, "offsets": offsets}))
+    _write(out / f"{name}.jsonl", ("\n".join(lines) + "\n").encode())
+    seal = {file: sha256_file(out / file) for file in (f"{name}.safetensors", f"{name}.jsonl")}
+    _write(out / f"{name}.sha256.json", (json.dumps(seal, indent=2) + "\n").encode())
+    return seal
+
+
+def _line(song: CorpusSong, num_frames: int) -> dict[str, Any]:
+    """Return what a shard remembers of a song."""
+    return {
+        "id": song.id,
+        "folder": None if song.truth_path is None else song.truth_path.parent.name,
+        "split": song.split,
+        "tags": list(song.tags),
+        "description": song.description,
+        "lyrics": song.lyrics,
+        "instrumental": song.instrumental,
+        "language": song.language,
+        "duration_s": song.duration_s,
+        "num_frames": num_frames,
+    }
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file as a whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

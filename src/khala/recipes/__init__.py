@@ -1,0 +1,1 @@
+"""Named runs as functions that return complete configs."""

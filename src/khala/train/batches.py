@@ -1,0 +1,56 @@
+"""Batches one ahead of the model: built in a thread while the device is busy."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from khala.train.state import TrainConfig
+from khala.train.task import Batch, Task
+
+__all__ = ["Batches"]
+
+AHEAD = 3
+
+
+class Batches:
+    """The batches of a run in order. What they hold depends only on (step, part)."""
+
+    def __init__(
+        self, task: Task, config: TrainConfig, first_step: int, device: torch.device
+    ) -> None:
+        self._task = task
+        self._device = device
+        self._num_parts = config.num_parts
+        self._end = config.num_steps * config.num_parts
+        self._next = first_step * config.num_parts
+        self._waiting: dict[int, Future[Batch]] = {}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="khala-batches")
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def take(self, step: int, part: int) -> Batch:
+        """Return one part of a step's batch on the device."""
+        place = step * self._num_parts + part
+        self._next = max(self._next, place)
+        while self._next < min(place + AHEAD, self._end):
+            at = divmod(self._next, self._num_parts)
+            self._waiting[self._next] = self._pool.submit(self._task.batch, *at)
+            self._next += 1
+        batch = self._waiting.pop(place).result()
+        return {
+            name: value.to(self._device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }

@@ -1,0 +1,224 @@
+"""What happens around the loop: the log, validation, checkpoints, limits, and the progress line.
+
+A hook reads the state after each step; the only thing it may set is ``state.stopped``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from khala.train.checkpoints import save_checkpoint
+from khala.train.device import autocast
+from khala.train.optim import lr_factor
+from khala.train.state import TrainState
+
+__all__ = ["Checkpoints", "Hook", "Interrupts", "Log", "TimeLimit", "Validation", "catch_signals"]
+
+Losses = dict[str, Tensor]
+
+
+class Hook:
+    """Called before the first step, after every step, and once at the end."""
+
+    def before(self, state: TrainState) -> None:
+        """Look at the state a run starts or goes on from."""
+
+    def after_step(self, state: TrainState, losses: Losses) -> None:
+        """Look at the state after an update; ``state.step`` counts from 1 here."""
+
+    def at_end(self, state: TrainState) -> None:
+        """Look at the state when the loop has ended, for whatever reason."""
+
+
+class Log(Hook):
+    """RUN/log.jsonl: one line every few steps, and a short one for the reader.
+
+    Lines past the checkpoint that a run goes on from are dropped, so no step stands there twice.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._since: tuple[float, int] = (0.0, 0)
+
+    def before(self, state: TrainState) -> None:
+        self._since = (state.seconds, state.num_items)
+        path = log_path(state.folder)
+        if path.is_file():
+            kept = [line for line in read_log(state.folder) if line["step"] <= state.step]
+            temporary = path.with_name(f".{path.name}.tmp")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            temporary.replace(path)
+
+    def after_step(self, state: TrainState, losses: Losses) -> None:
+        for name, value in losses.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+        self._count += 1
+        if state.step % state.config.log_every and state.step != state.config.num_steps:
+            return
+        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        seconds, items = state.seconds - self._since[0], state.num_items - self._since[1]
+        line = {
+            "step": state.step,
+            **{name: round(value, 5) for name, value in means.items()},
+            "grad_norm": round(state.grad_norm, 4),
+            "lr": state.config.lr * lr_factor(state.step - 1, state.config),
+            "per_s": round(items / max(seconds, 1e-9), 1),
+            "num_items": state.num_items,
+            "seconds": round(state.seconds, 2),
+        }
+        write_log(state.folder, line)
+        left_s = (state.config.num_steps - state.step) * seconds / self._count
+        self._say(
+            f"step {state.step}/{state.config.num_steps}  loss {means['loss']:.4f}  "
+            f"{line['per_s']:.0f} {state.task.unit}/s  {_clock(left_s)} left"
+        )
+        self._sums, self._count = {}, 0
+        self._since = (state.seconds, state.num_items)
+
+
+class Validation(Hook):
+    """Measures the averaged weights on unseen songs, every so often and after the last step."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._last = -1
+
+    def after_step(self, state: TrainState, losses: Losses) -> None:  # noqa: ARG002
+        every = state.config.validate_every
+        if every and state.step % every == 0:
+            self._validate(state)
+
+    def at_end(self, state: TrainState) -> None:
+        if state.stopped is None and state.step != self._last:
+            self._validate(state)
+
+    def _validate(self, state: TrainState) -> None:
+        self._last = state.step
+        model = state.task.model
+        model.eval()
+        try:
+            with (
+                state.average.applied(),
+                torch.no_grad(),
+                autocast(state.device, state.config.precision),
+            ):
+                values = state.task.validate(state.step)
+        finally:
+            model.train()
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        write_log(
+            state.folder, {"step": state.step, "seconds": round(state.seconds, 2), "valid": finite}
+        )
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in finite.items())
+        self._say(f"step {state.step} valid  {shown}")
+
+
+class Checkpoints(Hook):
+    """Saves the run every few minutes and when it ends."""
+
+    def __init__(self) -> None:
+        self._saved_s = time.monotonic()
+
+    def before(self, state: TrainState) -> None:  # noqa: ARG002
+        self._saved_s = time.monotonic()
+
+    def after_step(self, state: TrainState, losses: Losses) -> None:  # noqa: ARG002
+        if time.monotonic() - self._saved_s >= state.config.checkpoint_every_s:
+            save_checkpoint(state)
+            self._saved_s = time.monotonic()
+
+    def at_end(self, state: TrainState) -> None:
+        save_checkpoint(state)
+
+
+class TimeLimit(Hook):
+    """Stops a run after ``max_seconds`` of this start."""
+
+    def __init__(self) -> None:
+        self._started_s = time.monotonic()
+
+    def before(self, state: TrainState) -> None:  # noqa: ARG002
+        self._started_s = time.monotonic()
+
+    def after_step(self, state: TrainState, losses: Losses) -> None:  # noqa: ARG002
+        limit_s = state.config.max_seconds
+        if limit_s is not None and time.monotonic() - self._started_s >= limit_s:
+            state.stopped = "time"
+
+
+class Interrupts(Hook):
+    """Stops a run at the end of a step when the process was asked to end."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def after_step(self, state: TrainState, losses: Losses) -> None:  # noqa: ARG002
+        if self.asked:
+            state.stopped = "signal"
+
+
+@contextmanager
+def catch_signals(interrupts: Interrupts) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into a request to stop; a second one ends at once.
+
+    Only the main thread may do this; elsewhere nothing is changed.
+    """
+
+    def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        interrupts.asked = True
+        signal.signal(number, old[signal.Signals(number)])
+
+    try:
+        old = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+        for number in old:
+            signal.signal(number, ask)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def log_path(run: Path) -> Path:
+    """Return where a run's log is."""
+    return run / "log.jsonl"
+
+
+def write_log(run: Path, line: Mapping[str, object]) -> None:
+    """Add one line to a run's log."""
+    with log_path(run).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's log; one cut short by a killed process is left out."""
+    lines: list[dict[str, Any]] = []
+    for text in log_path(run).read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+def _clock(seconds: float) -> str:
+    """Return a time as 1:02:03 or 2:03."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

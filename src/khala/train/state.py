@@ -1,0 +1,159 @@
+"""How a run is configured, and what it knows while it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from khala.errors import ConfigError
+
+if TYPE_CHECKING:
+    from khala.train.ema import WeightAverage
+    from khala.train.optim import Optimiser
+    from khala.train.task import Task
+
+__all__ = ["TrainConfig", "TrainState"]
+
+SCHEDULES = ("cosine", "wsd")
+OPTIMISERS = ("adamw", "muon")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """The part of a run that does not depend on what is trained."""
+
+    num_steps: int
+    """Updates of the weights from start to end; the schedule is laid over them."""
+
+    lr: float
+    """Peak learning rate."""
+
+    seed: int = 0
+    """Of the first weights, the order of examples and every choice made about them."""
+
+    num_parts: int = 1
+    """Batches whose gradients are averaged into one update."""
+
+    optimiser: str = "adamw"
+    """"adamw", or "muon": orthogonalised updates for matrices, AdamW for the rest."""
+
+    schedule: str = "cosine"
+    """"cosine", or "wsd": warm-up, stable, linear decay over the last ``decay_fraction``."""
+
+    warmup_steps: int = 100
+    """Steps of linear rise to ``lr``; at most half of the run is used."""
+
+    decay_fraction: float = 0.25
+    """Part of the run over which "wsd" decays."""
+
+    min_lr_ratio: float = 0.05
+    """The learning rate ends at this times ``lr``."""
+
+    weight_decay: float = 0.1
+    """Decoupled, on matrices only."""
+
+    beta1: float = 0.9
+    """AdamW's, and Muon's momentum is ``momentum``."""
+
+    beta2: float = 0.95
+    """AdamW's."""
+
+    momentum: float = 0.95
+    """Muon's."""
+
+    clip_norm: float = 1.0
+    """Longest gradient allowed."""
+
+    ema_decay: float = 0.999
+    """Of the averaged weights used for validation and export; 0 exports the last weights."""
+
+    precision: str = "auto"
+    """"float32", "bfloat16" (autocast), or "auto": bfloat16 where the hardware computes it."""
+
+    compile: bool = False
+    """Use torch.compile."""
+
+    checkpoint_every_s: float = 300.0
+    """Seconds between checkpoints."""
+
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept on disk."""
+
+    validate_every: int = 500
+    """Steps between validations; one always follows the last step. 0: only that one."""
+
+    log_every: int = 20
+    """Steps between lines of the log."""
+
+    max_seconds: float | None = None
+    """Stop with a checkpoint after this time; None never stops. Started again, it goes on."""
+
+    def __post_init__(self) -> None:
+        counts = ("num_steps", "num_parts", "keep_checkpoints", "log_every")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("warmup_steps", "validate_every", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}")
+        for name in ("lr", "clip_norm", "checkpoint_every_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("beta1", "beta2", "momentum", "ema_decay", "min_lr_ratio"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        if not 0 < self.decay_fraction <= 1:
+            raise ConfigError(f"decay_fraction must lie in (0, 1], not {self.decay_fraction}")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ConfigError(f"max_seconds must be positive or None, not {self.max_seconds}")
+        choices = (("schedule", SCHEDULES), ("optimiser", OPTIMISERS), ("precision", PRECISIONS))
+        for name, allowed in choices:
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}"
+                )
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """Where a run is. The loop owns it; hooks read it and may set ``stopped``."""
+
+    task: Task
+    """What is trained, holding the model."""
+
+    config: TrainConfig
+    """As resolved before step 0."""
+
+    optimiser: Optimiser
+    """Moments of every parameter."""
+
+    average: WeightAverage
+    """Averaged weights."""
+
+    device: torch.device
+    """Where the model is."""
+
+    folder: Path
+    """The run's own folder."""
+
+    step: int = 0
+    """Updates made so far."""
+
+    num_items: int = 0
+    """Tokens, frames or seconds seen so far."""
+
+    seconds: float = 0.0
+    """Time spent in the loop, over all starts."""
+
+    stopped: str | None = None
+    """Why the loop ended before ``num_steps``: "time" or "signal"."""
+
+    grad_norm: float = 0.0
+    """Of the last update, before clipping."""
+
+    last_step_items: int = field(default=0)
+    """Items of the last step."""

@@ -1,0 +1,1 @@
+"""What is trained: the codec, the backbone, super-resolution."""
