@@ -8,14 +8,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from khala.corpus import CorpusSong
+from khala.tokens import sections
 
-SECTION = re.compile(r"^\s*\[[^\]]*\]\s*$", re.MULTILINE)
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 
 
 def lyric_words(lyrics: str) -> list[str]:
     """Return the words of a lyric in order, lower case, without section tags."""
-    return WORD.findall(SECTION.sub("\n", lyrics).lower().replace("\u2019", "'"))
+    lines = [line for section in sections(lyrics) for line in section.lines]
+    return WORD.findall("\n".join(lines).lower().replace("\u2019", "'"))
 
 
 def pronounce(lyrics: str, words: Mapping[str, tuple[str, ...]]) -> tuple[list[str], list[str]]:
