@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from khala import checkpoint
-from khala.codec.config import CodecConfig
+from khala.codec.config import CodecConfig, ConvConfig
 from khala.codec.conv import ConvDecoder, ConvEncoder
 from khala.codec.quantizer import ResidualQuantizer
 from khala.codec.spectral import Guide, SpectralDecoder, SpectralEncoder, Stft, to_mid_side
@@ -74,7 +74,7 @@ class Codec(nn.Module):
     def halo_frames(self) -> int:
         """Frames of context on each side beyond which nothing is seen."""
         if self.config.conv is not None:
-            return 12
+            return _conv_halo(self.config.conv, self.config.hop)
         spectral = self.config.spectral
         assert spectral is not None
         coarse = max(spectral.encoder_coarse_blocks, spectral.decoder_coarse_blocks)
@@ -122,10 +122,14 @@ class Codec(nn.Module):
         if missing:
             wave_BCN = functional.pad(wave_BCN, (0, missing))
         num_frames = wave_BCN.shape[-1] // hop
-        wave_BCN = wave_BCN[..., : num_frames * hop].float()
+        wave_BCN = wave_BCN.float()
+        if self.config.conv is None:
+            wave_BCN = wave_BCN[..., : num_frames * hop]
         parts = []
         for start, stop, low, high in self._chunks(num_frames, chunk_frames):
-            latents, keys = self.latents(wave_BCN[..., low * hop : high * hop])
+            # The published encoder still hears an incomplete last frame, though it gives no code.
+            end = high * hop if high < num_frames else None
+            latents, keys = self.latents(wave_BCN[..., low * hop : end])
             keep = slice(start - low, stop - low)
             guide = None if keys is None else keys[:, keep]
             parts.append(self.quantizer.encode(latents[:, keep], guide))
@@ -172,3 +176,19 @@ class Codec(nn.Module):
             raise AudioError(f"{wave_BCN.shape[-1]} samples are too few to encode")
         if not bool(torch.isfinite(wave_BCN).all()):
             raise AudioError("a waveform must be finite: it holds NaN or infinite samples")
+
+
+def _conv_halo(conv: ConvConfig, hop: int) -> int:
+    """Return the frames that one output can see on each side, through encoder or decoder."""
+    units = 3 * (1 + 3 + 9)
+    encoder, rate = 3, 1
+    for stride in conv.encoder_strides:
+        encoder += units * rate + 2 * stride * rate
+        rate *= stride
+    encoder += rate
+    decoder, rate = 3 * hop, hop
+    for stride in conv.decoder_strides:
+        decoder += 2 * rate
+        rate //= stride
+        decoder += units * rate
+    return -(-max(encoder, decoder + 3) // hop)
