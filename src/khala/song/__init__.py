@@ -1,0 +1,6 @@
+"""What a user asks for, and what they get: a request and a song. Imports no torch."""
+
+from khala.song.request import SongRequest, check_text, clean_text
+from khala.song.song import ENDINGS, Song
+
+__all__ = ["ENDINGS", "Song", "SongRequest", "check_text", "clean_text"]
