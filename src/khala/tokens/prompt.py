@@ -1,0 +1,97 @@
+"""A request becomes the ids that the models read.
+
+Ids of control tokens are put between ids of text; no string ever holds both, so nothing a user
+writes can be more than text.
+
+    song          begin_of_text DESCRIPTION separator [LANGUAGE] separator begin_lyrics
+                  (end_line LINE)... separator DURATION end_of_prompt begin_audio
+    instrumental  begin_of_text DESCRIPTION separator "Instrumental" separator
+                  DURATION end_of_prompt begin_audio
+"""
+
+from __future__ import annotations
+
+from khala.errors import RequestError, TokenError
+from khala.song import SongRequest, clean_text
+from khala.tokens.layout import TokenLayout
+from khala.tokens.lyrics import normalise_lyrics
+from khala.tokens.text import TextTokenizer
+
+INSTRUMENTAL = "Instrumental"
+"""Stands in the language slot of songs without a voice."""
+
+LANGUAGE_NAMES = {
+    "en": "English",
+    "ja": "Japanese",
+    "ko": "Korean",
+    "yue": "Cantonese",
+    "zh": "Chinese",
+}
+"""Names the published models were offered; another language stands as its code."""
+
+
+def build_prompt(
+    request: SongRequest,
+    layout: TokenLayout,
+    tokenizer: TextTokenizer,
+    *,
+    max_tokens: int,
+    use_language: bool = False,
+) -> list[int]:
+    """Return the ids of a whole prompt; the same for backbone and super-resolution.
+
+    Args:
+        request: what is asked for; its lyrics may be in any dialect.
+        layout: the alphabet of the models.
+        tokenizer: the text tokenizer of the models.
+        max_tokens: most ids that a prompt may have.
+        use_language: write the language of songs into its slot. The published application leaves
+            it empty, and so do models trained here unless they say otherwise.
+
+    Raises:
+        RequestError: longer than ``max_tokens`` or than the longest duration; nothing is cut.
+        TokenError: tokenizer and layout do not belong together.
+    """
+    control = layout.control
+    duration_id = control.duration_id(request.duration_s)
+    language = _language_name(request.language) if use_language else ""
+    description_ids = _text_ids(normalise_description(request.prompt), layout, tokenizer)
+    language_ids = _text_ids(INSTRUMENTAL if request.instrumental else language, layout, tokenizer)
+    lyrics_ids: list[int] = []
+    if not request.instrumental:
+        lyrics_ids.append(control.begin_lyrics)
+        for line in normalise_lyrics(request.lyrics).split("\n"):
+            lyrics_ids += [control.end_line, *_text_ids(line, layout, tokenizer)]
+        lyrics_ids.append(control.separator)
+    ids = [
+        control.begin_of_text,
+        *(*description_ids, control.separator),
+        *(*language_ids, control.separator),
+        *lyrics_ids,
+        *(duration_id, control.end_of_prompt, control.begin_audio),
+    ]
+    if len(ids) > max_tokens:
+        raise RequestError(
+            f"the prompt is {len(ids)} tokens long: at most {max_tokens} are allowed; it has "
+            f"{len(lyrics_ids)} tokens of lyrics and {len(description_ids)} of description"
+        )
+    return ids
+
+
+def normalise_description(text: str) -> str:
+    """Return tags or a description in one line: NFC, no invisible characters, single spaces."""
+    return " ".join(clean_text(text).split())
+
+
+def _language_name(code: str) -> str:
+    return LANGUAGE_NAMES.get(code.split("-")[0].lower(), code)
+
+
+def _text_ids(text: str, layout: TokenLayout, tokenizer: TextTokenizer) -> list[int]:
+    ids = tokenizer.encode(text)
+    if max(ids, default=0) >= layout.first_control_id:
+        raise TokenError(
+            f"the tokenizer gave id {max(ids)} for text: this model's text ids lie below "
+            f"{layout.first_control_id}, so the tokenizer belongs to another model"
+        )
+    return ids
