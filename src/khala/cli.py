@@ -1,0 +1,137 @@
+"""The command line: parses, calls a room, and turns its errors into one line and a status.
+
+Status 0 is success, 2 a mistake that one line on stderr explains, 130 a stop with Ctrl-C after
+which everything finished was kept. Results go to stdout, progress and errors to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from khala import __version__
+from khala.errors import Cancelled, KhalaError
+
+__all__ = ["main"]
+
+EXIT_USER = 2
+EXIT_STOPPED = 130
+
+COMMANDS = (
+    ("generate", "make a song from a prompt and lyrics", "generate"),
+    ("refine", "give a saved song more levels, or other fine levels", "refine"),
+    ("encode", "turn an audio file into a .khala file", "convert_audio"),
+    ("decode", "turn a .khala file into an audio file", "convert_audio"),
+    ("verify", "make a saved song again and compare", "verify"),
+    ("doctor", "say what this computer can run", "doctor"),
+)
+"""Name, one line, and the module of khala.commands that has ``add_NAME`` and ``run_NAME``."""
+
+EPILOG = """\
+start here:
+  khala doctor                      what this computer can run
+  khala generate --prompt "female vocal, pop, piano, 100 bpm" \\
+                 --lyrics-file examples/song.txt --duration 30 --seed 7 --out song.wav
+  khala COMMAND --help              every option of a command, with examples
+
+A song is saved twice: as sound, and as a small .khala file beside it, from which it can be decoded,
+refined to more levels and made again bit for bit.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose every complaint is one line, and which guesses what was meant."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+class UsageError(KhalaError):
+    """The command line itself is wrong."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = parse(arguments)
+        status: int = args.run(args)
+        sys.stdout.flush()
+    except Cancelled as stop:
+        return fail(str(stop), EXIT_STOPPED)
+    except KhalaError as error:
+        return fail(str(error), EXIT_USER)
+    except KeyboardInterrupt:
+        return fail("stopped", EXIT_STOPPED)
+    except BrokenPipeError:
+        # whoever read our output has left: nothing to say, and nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_USER
+    except OSError as error:
+        where = f"{error.filename!r}: " if error.filename is not None else ""
+        return fail(f"{where}{(error.strerror or str(error)).lower()}", EXIT_USER)
+    except MemoryError:
+        return fail("not enough memory for this; try a shorter --duration", EXIT_USER)
+    return status
+
+
+def fail(message: str, status: int) -> int:
+    """Say what went wrong in one printable line."""
+    line = " ".join(message.split())
+    visible = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    encoding = sys.stderr.encoding or "ascii"
+    text = f"khala: error: {visible}\n".encode(encoding, "backslashreplace").decode(encoding)
+    sys.stderr.write(text)
+    return status
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; UsageError names what was meant, if it can be guessed."""
+    top = Parser(
+        prog="khala", description="Khala makes full songs from text and lyrics.", epilog=EPILOG
+    )
+    top.add_argument("--version", action="version", version=f"khala {__version__}")
+    subparsers = top.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands", parser_class=Parser
+    )
+    parsers = {}
+    for name, line, module in COMMANDS:
+        parser = parsers[name] = subparsers.add_parser(name, help=line, description=line + ".")
+        room = importlib.import_module(f"khala.commands.{module}")
+        getattr(room, f"add_{name}")(parser)
+        parser.set_defaults(run=getattr(room, f"run_{name}"))
+    first = next((word for word in arguments if not word.startswith("-")), None)
+    if first is not None and first not in parsers and arguments[0] == first:
+        raise UsageError(f"no command {first!r}{guess(first, parsers)}")
+    args, unknown = top.parse_known_args(list(arguments))
+    if args.command is None:
+        raise UsageError(f"give a command: {', '.join(parsers)} (see khala --help)")
+    if unknown:
+        options = [o for o in parsers[args.command]._option_string_actions if o.startswith("--")]
+        name = unknown[0].split("=")[0]
+        what = "option" if name.startswith("-") else "argument"
+        raise UsageError(
+            f"khala {args.command} has no {what} {name!r}{guess(name, options)} "
+            f"(see khala {args.command} --help)"
+        )
+    return args
+
+
+def guess(word: str, known: Any) -> str:
+    """`; did you mean 'x'?` if anything known is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""What a command says, where it says it, and how it is stopped.
+
+Results go to stdout: as lines for people, or with ``--json`` as one document. Progress, notices
+and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    from khala.infer.events import Event
+
+__all__ = ["Stages", "StopFlag", "Terminal", "add_output_options", "stopping"]
+
+STAGE_NAMES = {
+    "backbone": "sketch (levels 1-2)",
+    "superres": "detail (levels 3-64)",
+    "codec": "sound",
+}
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """``--json`` and ``--quiet``, the same for every command."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    group.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terminal:
+    """Where a command's words go."""
+
+    json: bool
+    quiet: bool
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Terminal:
+        """Read the options of :func:`add_output_options`."""
+        return cls(json=args.json, quiet=args.quiet)
+
+    def line(self, text: str) -> None:
+        """A result for people."""
+        if not self.json:
+            sys.stdout.write(text + "\n")
+
+    def document(self, values: Mapping[str, Any]) -> None:
+        """The result for machines."""
+        if self.json:
+            sys.stdout.write(json.dumps(values, indent=2, ensure_ascii=True) + "\n")
+
+    def note(self, text: str) -> None:
+        """Something to know that is no result."""
+        if not self.quiet:
+            sys.stderr.write(f"khala: {text}\n")
+
+
+@dataclass(kw_only=True, slots=True)
+class StopFlag:
+    """Whether the user pressed Ctrl-C."""
+
+    asked: bool = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+
+@contextmanager
+def stopping(terminal: Terminal) -> Iterator[StopFlag]:
+    """Turn the first Ctrl-C (or SIGTERM) into a request to finish cleanly; a second one aborts."""
+    flag = StopFlag()
+
+    def handle(signum: int, frame: object) -> None:  # noqa: ARG001
+        if flag.asked:
+            raise KeyboardInterrupt
+        flag.asked = True
+        terminal.note("stopping; what is finished will be saved (again to abort)")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(kw_only=True)
+class Stages:
+    """Listens to a pipeline: draws bars on a terminal, or a line per stage elsewhere.
+
+    Use as a context manager; ``timings_s`` and ``notices`` keep what was heard.
+    """
+
+    terminal: Terminal
+    title: str = ""
+    timings_s: dict[str, float] = field(default_factory=dict)
+    notices: list[dict[str, Any]] = field(default_factory=list)
+    bars: Bars | None = None
+    tasks: dict[str, TaskID] = field(default_factory=dict)
+
+    def __enter__(self) -> Stages:
+        if not self.terminal.quiet and sys.stderr.isatty():
+            self.bars = progress_bars()
+            self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Hear one event."""
+        from khala.infer.events import Notice
+
+        if isinstance(event, Notice):
+            self.notices.append(
+                {"code": event.code, "message": event.message, "value": event.value}
+            )
+            if self.bars is not None:
+                self.bars.console.print(f"khala: {event.message}", markup=False, highlight=False)
+            else:
+                self.terminal.note(event.message)
+            return
+        self.timings_s[event.stage] = round(event.elapsed_s, 3)
+        name = STAGE_NAMES.get(event.stage, event.stage)
+        if self.bars is not None:
+            if event.stage not in self.tasks:
+                label = f"{self.title}{name}"
+                self.tasks[event.stage] = self.bars.add_task(label, total=event.total, left="")
+            left = "" if event.eta_s is None else f"{event.eta_s:.0f} s left"
+            if event.done == event.total:
+                left = f"{event.elapsed_s:.1f} s"
+            self.bars.update(self.tasks[event.stage], completed=event.done, left=left)
+        elif event.done == event.total:
+            self.terminal.note(f"{self.title}{name}: {event.total} in {event.elapsed_s:.1f} s")
+
+
+def progress_bars() -> Bars:
+    """Bars on stderr: label, bar, count, time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    return Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}"),
+        console=Console(stderr=True),
+    )

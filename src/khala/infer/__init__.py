@@ -1,0 +1,7 @@
+"""Inference: from a request to a song, to more levels, to sound, and back again to compare."""
+
+from khala.infer.events import Event, Notice, Progress
+from khala.infer.pipeline import Khala
+from khala.infer.replay import Replay, replay
+
+__all__ = ["Event", "Khala", "Notice", "Progress", "Replay", "replay"]

@@ -1,0 +1,98 @@
+"""Levels 2 and up: which to make, making them, and keeping what a stopped run finished."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from khala.errors import Cancelled, CheckpointError, RequestError
+from khala.infer.events import OnEvent, ShouldStop, StageClock
+from khala.song import Song
+from khala.song.request import MIN_LEVELS
+from khala.superres import SuperResolution
+from khala.superres.complete import Sketch, complete_songs
+
+__all__ = ["PARTS", "LevelPlan", "plan_levels", "refine"]
+
+PARTS = ("codec", "backbone", "superres")
+"""The models of a model folder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LevelPlan:
+    """Which levels of a song are kept, and which are made with what seed."""
+
+    keep: int
+    levels: int
+    seed: int
+
+
+def plan_levels(
+    song: Song, *, levels: int, seed: int | None, keep_levels: int | None, most: int
+) -> LevelPlan:
+    """Decide what refining a song means, or say why it means nothing.
+
+    Raises:
+        RequestError: more levels than the model has, fewer than the song keeps, or a new seed for
+            levels that exist without saying which to keep.
+    """
+    keep = song.num_levels if keep_levels is None else keep_levels
+    if not MIN_LEVELS <= levels <= most:
+        raise RequestError(f"levels is {levels}: this model has {MIN_LEVELS} to {most}")
+    if not MIN_LEVELS <= keep <= song.num_levels:
+        raise RequestError(
+            f"levels to keep is {keep}: this song has {MIN_LEVELS} to {song.num_levels}"
+        )
+    if levels < keep:
+        raise RequestError(
+            f"levels is {levels}, but {keep} are there already: "
+            f"give {keep} to {most}, or keep fewer"
+        )
+    return LevelPlan(keep=keep, levels=levels, seed=song.seed if seed is None else seed)
+
+
+def refine(
+    song: Song,
+    *,
+    superres: SuperResolution,
+    prompt: Sequence[int],
+    digests: Mapping[str, str],
+    plan: LevelPlan,
+    on_event: OnEvent | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Song:
+    """Carry out a plan: a new song with ``plan.levels`` levels.
+
+    Raises:
+        CheckpointError: the song's codes are of another codec than the model's.
+        Cancelled: between two levels; ``finished`` has those that are whole.
+    """
+    if song.digests.get("codec", digests["codec"]) != digests["codec"]:
+        raise CheckpointError("this song's codes are of another codec than this model's")
+    codes_QT = torch.from_numpy(song.codes_QT[: plan.keep].astype(np.int64))
+    if plan.keep < plan.levels:
+        clock = StageClock(stage="superres", total=plan.levels - plan.keep, on_event=on_event)
+        sketch = Sketch(prompt_S=torch.tensor(list(prompt)), codes_QT=codes_QT, seed=plan.seed)
+        (codes_QT,) = complete_songs(
+            superres,
+            [sketch],
+            top_k=song.request.superres_top_k,
+            levels=plan.levels,
+            on_level=lambda done: clock.report(done - plan.keep),
+            should_stop=should_stop,
+        )
+    num_levels = codes_QT.shape[0]
+    made = {"superres": digests["superres"]} if num_levels > MIN_LEVELS else {}
+    refined = dataclasses.replace(
+        song,
+        codes_QT=codes_QT.cpu().numpy().astype(np.int16),
+        seed=plan.seed,
+        digests={**song.digests, **made},
+    )
+    if num_levels < plan.levels:
+        raise Cancelled("stopped between two levels", finished=refined)
+    return refined

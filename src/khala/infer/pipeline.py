@@ -1,0 +1,256 @@
+"""From a request to a song: prompt, backbone, super-resolution, codec.
+
+Shape letters: S stream positions, Q levels, T frames, C channels, N samples.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from khala import checkpoint
+from khala.backbone import Backbone
+from khala.backbone.generate import generate_coarse
+from khala.codec import Codec
+from khala.errors import Cancelled, CheckpointError, RequestError
+from khala.infer import fine, sound
+from khala.infer.events import Notice, OnEvent, ShouldStop, StageClock
+from khala.infer.limits import FrameBounds, frame_bounds, longest_s
+from khala.song import Song, SongRequest
+from khala.superres import SuperResolution
+from khala.tokens import TextTokenizer, build_prompt, normalise_lyrics
+
+__all__ = ["Khala"]
+
+WORDS_PER_S = 3.5
+"""Faster than most people sing: more words than this are worth a warning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Khala:
+    """The three models and the tokenizer of one model folder, ready to make songs.
+
+    >>> model = Khala.from_pretrained("nano")  # doctest: +SKIP
+    >>> song = model.generate(SongRequest(prompt="pop, piano", lyrics="[Verse] hello", seed=7))
+    >>> model.write(song, "song.wav")  # doctest: +SKIP
+    """
+
+    codec: Codec
+    backbone: Backbone
+    superres: SuperResolution
+    tokenizer: TextTokenizer
+    name: str
+    """What was asked for: "nano" or a folder."""
+
+    digests: dict[str, str]
+    """sha256 of each part, by its name."""
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path = "nano", *, device: str = "cpu") -> Self:
+        """Load a model folder: ``codec/``, ``backbone/``, ``superres/`` and ``tokenizer.json``.
+
+        Raises:
+            CheckpointError: there is no such model, or a file of it is missing or damaged.
+        """
+        folder = checkpoint.resolve_model(name_or_path)
+        for part in ("codec", "backbone", "superres"):
+            if not (folder / part).is_dir():
+                raise CheckpointError(f"{folder} is not a whole model: it has no {part}/")
+        tokenizer = checkpoint.verify(folder, "tokenizer.json")
+        digests = {part: checkpoint.digest(folder / part) for part in fine.PARTS}
+        return cls(
+            codec=Codec.from_pretrained(folder, device=device),
+            backbone=Backbone.from_pretrained(folder).to(device).eval(),
+            superres=SuperResolution.from_pretrained(folder).to(device).eval(),
+            tokenizer=TextTokenizer.load(tokenizer),
+            name=str(name_or_path),
+            digests={**digests, "tokenizer": checkpoint.sha256_file(tokenizer)},
+        )
+
+    def check(self, request: SongRequest) -> None:
+        """Raise RequestError now if this model cannot make what ``request`` asks for."""
+        self.bounds(request, self.prompt(request))
+
+    def generate(
+        self,
+        request: SongRequest,
+        *,
+        on_event: OnEvent | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> Song:
+        """Make a song. The same request and models give the same codes, bit for bit.
+
+        Args:
+            request: what is wanted.
+            on_event: hears progress and notices.
+            should_stop: asked at every frame and level; True stops with what is finished.
+
+        Raises:
+            RequestError: the model cannot make this; said before any work.
+            Cancelled: with the song so far as ``finished``, if it is at least a second long.
+        """
+        prompt = self.prompt(request)
+        bounds = self.bounds(request, prompt)
+        _warn_if_dense(request, on_event)
+        codes_QT, ended = self.coarse(request, prompt, bounds, on_event, should_stop)
+        song = None
+        if codes_QT.shape[1] >= self.frame_rate_hz or ended != "cancelled":
+            song = self._song(request, codes_QT, ended)
+        if song is None or ended == "cancelled":
+            raise Cancelled("stopped while the sketch was written", finished=song)
+        return self.refine(song, levels=request.levels, on_event=on_event, should_stop=should_stop)
+
+    def refine(
+        self,
+        song: Song,
+        *,
+        levels: int = 64,
+        seed: int | None = None,
+        keep_levels: int | None = None,
+        on_event: OnEvent | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> Song:
+        """Give a song more levels, or other fine levels.
+
+        Levels are drawn by their address, so finishing a sketch later equals finishing it at once.
+
+        Args:
+            song: what to continue; it is not changed.
+            levels: how many it shall have.
+            seed: draw the new levels with this one; default: the song's own.
+            keep_levels: how many of its levels to keep; default: all of them.
+
+        Raises:
+            RequestError: nothing to add, or the model has fewer levels.
+            CheckpointError: the song's codes are of another codec.
+            Cancelled: with the levels finished so far as ``finished``.
+        """
+        return fine.refine(
+            song,
+            superres=self.superres,
+            prompt=self.prompt(song.request),
+            digests=self.digests,
+            plan=fine.plan_levels(
+                song,
+                levels=levels,
+                seed=seed,
+                keep_levels=keep_levels,
+                most=self.superres.config.layout.num_levels,
+            ),
+            on_event=on_event,
+            should_stop=should_stop,
+        )
+
+    def encode(self, path: str | os.PathLike[str], *, levels: int | None = None) -> Song:
+        """The codes of a recording, as a song whose ``ended`` is "recording"."""
+        digest = self.digests["codec"]
+        return sound.encode_file(self.codec, path, model=self.name, digest=digest, levels=levels)
+
+    def decode(
+        self,
+        song: Song,
+        *,
+        levels: int | None = None,
+        on_event: OnEvent | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """The sound of a song, float32 [C, N], never above 0.99; see `sound.decode_song`."""
+        if song.digests.get("codec") != self.digests["codec"]:
+            raise CheckpointError(f"this song was made with another codec than that of {self.name}")
+        return sound.decode_song(
+            self.codec, song, levels=levels, on_event=on_event, should_stop=should_stop
+        )
+
+    def write(self, song: Song, path: str | os.PathLike[str], *, levels: int | None = None) -> None:
+        """Decode a song into a WAV, FLAC, MP3 or Opus file, by the ending of ``path``."""
+        sound.write_song(path, song, self.decode(song, levels=levels))
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """Frames of codes per second."""
+        return float(self.codec.config.frame_rate_hz)
+
+    def coarse(
+        self,
+        request: SongRequest,
+        prompt: list[int],
+        bounds: FrameBounds,
+        on_event: OnEvent | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> tuple[npt.NDArray[np.int16], str]:
+        """Levels 0 and 1 of a request, and why they end."""
+        clock = StageClock(stage="backbone", total=bounds.most, on_event=on_event)
+        codes_2T, ended = generate_coarse(
+            self.backbone,
+            prompt,
+            num_frames_min=bounds.least,
+            num_frames_max=bounds.most,
+            temperature=request.temperature,
+            top_k=request.top_k,
+            seed=request.seed,
+            on_frame=clock.report,
+            should_stop=should_stop,
+        )
+        if ended != "cancelled":
+            clock.finish()
+        return codes_2T.cpu().numpy().astype(np.int16), ended
+
+    def prompt(self, request: SongRequest) -> list[int]:
+        """The token ids that tell both models what is wanted."""
+        layout = self.backbone.config.layout
+        return build_prompt(request, layout, self.tokenizer, max_tokens=min(self._positions))
+
+    def bounds(self, request: SongRequest, prompt: list[int]) -> FrameBounds:
+        """Between how many frames the song may end; RequestError if the models cannot."""
+        most = self.superres.config.layout.num_levels
+        if request.levels > most:
+            raise RequestError(f"levels is {request.levels}: this model has 2 to {most}")
+        return frame_bounds(
+            request.duration_s,
+            frame_rate_hz=self.frame_rate_hz,
+            num_prompt=len(prompt),
+            positions=self._positions,
+        )
+
+    @property
+    def longest_s(self) -> float:
+        """Longest song in seconds, with next to no prompt; words take some of it."""
+        positions = longest_s(
+            frame_rate_hz=self.frame_rate_hz, num_prompt=16, positions=self._positions
+        )
+        return min(positions, self.backbone.config.layout.control.max_duration_s)
+
+    @property
+    def _positions(self) -> tuple[int, int]:
+        return self.backbone.config.max_positions, self.superres.config.max_positions
+
+    def _song(self, request: SongRequest, codes_QT: npt.NDArray[np.int16], ended: str) -> Song:
+        return Song(
+            request=request,
+            codes_QT=codes_QT,
+            seed=request.seed,
+            model=self.name,
+            digests=dict(self.digests),
+            sample_rate_hz=self.codec.config.sample_rate_hz,
+            hop=self.codec.config.hop,
+            lyrics=normalise_lyrics(request.lyrics),
+            created="",  # a date would make every file of the same song another one
+            ended=ended,
+        )
+
+
+def _warn_if_dense(request: SongRequest, on_event: OnEvent | None) -> None:
+    """Say so when the words will not fit: nothing is cut, but some will be missing."""
+    words = [word for word in request.lyrics.split() if not word.startswith("[")]
+    density = len(words) / request.duration_s
+    if density > WORDS_PER_S and on_event is not None:
+        message = (
+            f"{len(words)} words in {request.duration_s:g} s is {density:.1f} words a second: "
+            f"some will not be sung; {len(words) / WORDS_PER_S:.0f} s would fit"
+        )
+        on_event(Notice(code="dense_lyrics", message=message, value=density))
