@@ -81,6 +81,7 @@ _FRAMED = re.compile(r"[*_=~–—-]+ ?([^*_=~]+?):? ?[*_=~–—-]+")
 _COLON = re.compile(r"([^:：]+?) ?[:：]")
 _DASH = re.compile(r"(.+?) ?[–—-]")
 _LED = re.compile(r"([^:：]+?) ?[:：] ?(.+)")
+_FRAME = "*_=~#;–—- "
 _MAX_TAG_CHARS = 100
 _SQUARED = str.maketrans("【】［］〔〕", "[][][]")
 
@@ -158,7 +159,7 @@ def _read(text: str) -> Iterator[tuple[str, bool]]:
 def _read_line(line: str, after_blank: bool) -> Iterator[tuple[str, bool]]:
     square = [found for found in _SQUARE.finditer(line) if _parse(found[1])]
     if square:
-        yield from _read_square(line, square)
+        yield from _read_square(line, square, after_blank)
         return
     led = _led_by_tag(line, after_blank)
     while led:
@@ -170,12 +171,14 @@ def _read_line(line: str, after_blank: bool) -> Iterator[tuple[str, bool]]:
     yield _SQUARE.sub(lambda found: f"[{found[1].strip()}]", line), False
 
 
-def _read_square(line: str, square: list[re.Match[str]]) -> Iterator[tuple[str, bool]]:
+def _read_square(
+    line: str, square: list[re.Match[str]], after_blank: bool
+) -> Iterator[tuple[str, bool]]:
     """Yield a line with known tags in square brackets, wherever they stand in it."""
     # One dialect writes a whole song in a line and joins its sections with " ; ".
     before = line[: square[0].start()].strip().removesuffix(";").strip()
-    if before:
-        yield from _read_line(before, False)
+    if before.strip(_FRAME):
+        yield from _read_line(before, after_blank)
     ends = [*[found.start() for found in square[1:]], len(line)]
     for found, end in zip(square, ends, strict=True):
         content = found[1]
@@ -188,7 +191,7 @@ def _read_square(line: str, square: list[re.Match[str]]) -> Iterator[tuple[str, 
         assert tag is not None
         yield f"[{tag.text}]", True
         rest = rest.lstrip(":：").strip()
-        if rest.strip("-–—; "):
+        if rest.strip(_FRAME):
             yield from _read_line(rest, False)
 
 
@@ -215,7 +218,7 @@ def _parse(content: str) -> _Tag | None:
     """Read what stands in a tag: name, number, repetitions, modifier. None if it is no section."""
     content = content.strip()
     head = _NAME.match(content) if len(content) <= _MAX_TAG_CHARS else None
-    if head is None:
+    if head is None or "[" in content or "]" in content:
         return None
     name = next(_CANONICAL[int(key[1:])] for key, value in head.groupdict().items()
                 if value and key != "qualifier")  # fmt: skip
