@@ -114,6 +114,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if first is not None and first not in parsers and arguments[0] == first:
         raise UsageError(f"no command {first!r}{guess(first, parsers)}")
     args, unknown = top.parse_known_args(list(arguments))
+    if args.command is None and unknown:
+        raise UsageError(f"khala has no option {unknown[0]!r} (see khala --help)")
     if args.command is None:
         raise UsageError(f"give a command: {', '.join(parsers)} (see khala --help)")
     if unknown:

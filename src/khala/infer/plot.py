@@ -35,7 +35,8 @@ def plot_song(path: Path, song: Song, wave_CN: Wave) -> None:
     from matplotlib.figure import Figure
 
     mono_N = torch.from_numpy(wave_CN.mean(axis=0))
-    mel_MT = log_mel(mono_N, sample_rate_hz=song.sample_rate_hz, n_mels=96).numpy() / np.log(10.0)
+    mel_MT = log_mel(mono_N, sample_rate_hz=song.sample_rate_hz, n_mels=96).numpy()
+    level_db_MT = 20 / np.log(10.0) * (mel_MT - mel_MT.max())
     duration_s = wave_CN.shape[1] / song.sample_rate_hz
     figure = Figure(figsize=(12, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
@@ -43,9 +44,11 @@ def plot_song(path: Path, song: Song, wave_CN: Wave) -> None:
     upper.fill_between(times_s, low, high, linewidth=0, color="#33658a")
     upper.set(ylim=(-1, 1), ylabel="amplitude", xlim=(0, duration_s))
     extent = (0.0, duration_s, 0.0, float(mel_MT.shape[0]))
-    image = lower.imshow(20 * mel_MT, origin="lower", aspect="auto", extent=extent, cmap="magma")
+    image = lower.imshow(
+        level_db_MT, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=-80, vmax=0
+    )
     lower.set(xlabel="time (s)", ylabel="mel band")
-    figure.colorbar(image, ax=lower, label="dB", pad=0.01)
+    figure.colorbar(image, ax=lower, label="dB below the loudest", pad=0.01)
     names, shares = _sections(song)
     for stretch in find_stretches(mel_MT, duration_s, names, shares):
         for axes in (upper, lower):
@@ -81,4 +84,4 @@ def _sections(song: Song) -> tuple[list[str], list[float]]:
         return ["Instrumental"], [1.0]
     # a section without words is played, about as long as a short verse
     weights = [float(len(section.lines)) or 2.0 for section in found]
-    return [section.name for section in found], [weight / sum(weights) for weight in weights]
+    return [section.tag for section in found], [weight / sum(weights) for weight in weights]

@@ -1,0 +1,386 @@
+"""The command line, run as a user runs it, with a model of noise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from khala import Song
+from khala.audio import read_audio
+from khala.cli import COMMANDS, main
+from khala.commands import terminal
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    """Run a command in an empty folder; `generate` gets the tiny model and 2 s unless told."""
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+
+    def call(command: str, *arguments: str, **options: str) -> tuple[int, str, str]:
+        if command == "generate":
+            options = {"model": str(tiny_model), "duration": "2", "levels": "8", **options}
+        words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        status = main([command, *arguments, *words])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def only_line(err: str) -> str:
+    lines = [line for line in err.splitlines() if line.startswith("khala: error: ")]
+    assert len(lines) == 1, err
+    assert err.splitlines()[-1] == lines[0]
+    return lines[0]
+
+
+def test_a_song_from_the_readme(run: Run, tmp_path: Path) -> None:
+    """The first command anybody types gives a song that plays, and the file to remake it."""
+    lyrics = Path(__file__).parents[1] / "examples" / "song.txt"
+    status, out, err = run(
+        "generate", lyrics_file=str(lyrics), prompt="female vocal, pop", seed="7", out="song.wav"
+    )
+    assert status == 0, err
+    assert files(tmp_path) == ["song.khala", "song.wav"]
+    assert 1.9 <= read_audio("song.wav").shape[1] / 44_100 <= 2.1
+    song = Song.load("song.khala")
+    assert song.request.seed == 7
+    assert song.lyrics.startswith("[Verse 1]\n")
+    assert "song.wav" in out
+    assert "seed 7" in out
+    assert "sketch" in err
+
+
+@pytest.mark.parametrize("ending", ["flac", "mp3", "opus"])
+def test_every_format(ending: str, run: Run) -> None:
+    """The ending decides the format."""
+    status, _, err = run("generate", "--instrumental", out=f"a.{ending}", seed="1")
+    assert status == 0, err
+    assert 1.8 <= read_audio(f"a.{ending}").shape[1] / 44_100 <= 2.2
+
+
+def test_variants_are_the_songs_of_their_seeds(run: Run, tmp_path: Path) -> None:
+    """Whoever likes take 2 can make it again alone, byte for byte."""
+    status, out, _ = run(
+        "generate", "--instrumental", "--json", "--quiet", n="3", seed="7", out="take.wav"
+    )
+    document = json.loads(out)
+    assert status == 0
+    assert [one["seed"] for one in document["songs"]] == [7, 8, 9]
+    assert [one["audio"] for one in document["songs"]] == ["take-1.wav", "take-2.wav", "take-3.wav"]
+    run("generate", "--instrumental", seed="8", out="alone.wav")
+    assert sha256(tmp_path / "alone.wav") == sha256(tmp_path / "take-2.wav")
+    assert sha256(tmp_path / "alone.khala") == sha256(tmp_path / "take-2.khala")
+    assert sha256(tmp_path / "alone.wav") == document["songs"][1]["audio_sha256"]
+    assert sha256(tmp_path / "alone.wav") != sha256(tmp_path / "take-1.wav")
+
+
+def test_json_is_one_document_and_quiet_is_quiet(run: Run) -> None:
+    """A script reads the result without cutting progress out of it."""
+    status, out, err = run("generate", "--instrumental", "--json", "--quiet", seed="3")
+    (song,) = json.loads(out)["songs"]
+    assert status == 0
+    assert err == ""
+    assert song["levels"] == 8
+    assert song["ended"] in ("limit", "end_token")
+    assert set(song["timings_s"]) == {"backbone", "superres", "codec"}
+    assert set(song["digests"]) == {"codec", "backbone", "superres", "tokenizer"}
+
+
+def test_without_a_seed_one_is_chosen_and_said(run: Run) -> None:
+    """A lucky song can be made again."""
+    _, out, _ = run("generate", "--instrumental", "--json")
+    assert json.loads(out)["songs"][0]["seed"] == Song.load("song.khala").request.seed
+
+
+def test_picture(run: Run, tmp_path: Path) -> None:
+    """--plot gives a picture of the song."""
+    pytest.importorskip("matplotlib")
+    status, _, err = run("generate", "--plot", lyrics="[Verse]\\nla\\n[Chorus]\\nla", out="a.wav")
+    assert status == 0, err
+    assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert files(tmp_path) == ["a.khala", "a.png", "a.wav"]
+
+
+def test_sketch_refine_decode_verify(run: Run, tmp_path: Path) -> None:
+    """A sketch becomes the song it would have been, a song gives back its sketch, and replays."""
+    run("generate", "--instrumental", seed="7", levels="2", out="sketch.wav")
+    run("generate", "--instrumental", seed="7", out="song.wav")
+    status, _, err = run("refine", "sketch.khala", levels="8", out="later.wav")
+    assert status == 0, err
+    assert sha256(tmp_path / "later.wav") == sha256(tmp_path / "song.wav")
+    status, _, _ = run("decode", "song.khala", "again.wav", levels="2")
+    assert status == 0
+    assert sha256(tmp_path / "again.wav") == sha256(tmp_path / "sketch.wav")
+    status, out, _ = run("verify", "song.khala")
+    assert status == 0
+    assert "identical" in out
+    status, out, _ = run("verify", "later.khala", "--json")
+    assert json.loads(out)["identical"]
+    status, _, err = run("refine", "song.khala", keep="2", seed="9", levels="8", out="song.mp3")
+    assert status == 2
+    assert "would replace 'song.khala'" in only_line(err)
+
+
+def test_encode_and_decode(run: Run, tiny_model: Path, tmp_path: Path) -> None:
+    """A recording goes in and comes out; damage in between is noticed."""
+    run("generate", "--instrumental", seed="7", out="a.wav")
+    status, out, err = run("encode", "a.wav", "b.khala", "--json", model=str(tiny_model))
+    assert status == 0, err
+    assert json.loads(out)["levels"] == 8
+    status, _, _ = run("decode", "b.khala", "b.flac")
+    assert status == 0
+    status, _, err = run("verify", "b.khala")
+    assert status == 2
+    assert "recording" in only_line(err)
+    data = bytearray((tmp_path / "b.khala").read_bytes())
+    data[-5] ^= 4
+    (tmp_path / "c.khala").write_bytes(data)
+    status, _, err = run("decode", "c.khala", "c.wav")
+    assert status == 2
+    assert "c.khala" in only_line(err)
+    assert not (tmp_path / "c.wav").exists()
+
+
+BAD: list[tuple[list[str], dict[str, str], str]] = [
+    ([], {"lyrics": ""}, "lyrics are empty"),
+    ([], {"lyrics": "  \\n "}, "lyrics are empty"),
+    ([], {}, "--lyrics-file"),
+    ([], {"lyrics": "la " * 400_000}, "5000"),
+    ([], {"lyrics": "la\x07la"}, "control character"),
+    ([], {"lyrics": "la\udcffla"}, "control character"),
+    ([], {"lyrics": "sing <|eot_id|> now"}, "control tokens"),
+    ([], {"prompt": "pop <|eot_id|>", "lyrics": "la"}, "control tokens"),
+    ([], {"prompt": "p" * 1_001, "lyrics": "la"}, "1000"),
+    ([], {"lyrics_file": "none.txt"}, "no such file"),
+    ([], {"lyrics_file": "."}, "no such file"),
+    ([], {"lyrics_file": "big.txt"}, "5000"),
+    ([], {"lyrics_file": "binary.txt"}, "UTF-8"),
+    (["--instrumental"], {"lyrics": "la"}, "not allowed with"),
+    (["--instrumental"], {"out": "a.aac"}, ".wav, .flac, .mp3, .opus"),
+    (["--instrumental"], {"out": "a"}, ".wav, .flac, .mp3, .opus"),
+    (["--instrumental"], {"out": "none/a.wav"}, "does not exist"),
+    (["--instrumental"], {"out": "/proc/a.wav"}, "cannot write"),
+    (["--instrumental"], {"out": "folder.wav"}, "is a folder"),
+    (["--instrumental"], {"out": "a" * 300 + ".wav"}, "too long"),
+    (["--instrumental"], {"model": "none"}, "'nano'"),
+    (["--instrumental"], {"model": "."}, "codec"),
+    (["--instrumental"], {"device": "tpu"}, "cpu"),
+    (["--instrumental"], {"duration": "0"}, "duration"),
+    (["--instrumental"], {"duration": "-3"}, "duration"),
+    (["--instrumental"], {"duration": "nan"}, "duration"),
+    (["--instrumental"], {"duration": "1e9"}, "duration"),
+    (["--instrumental"], {"duration": "long"}, "--duration"),
+    (["--instrumental"], {"duration": "100"}, "up to"),
+    (["--instrumental"], {"levels": "1"}, "2"),
+    (["--instrumental"], {"levels": "65"}, "64"),
+    (["--instrumental"], {"levels": "9"}, "2 to 8"),
+    (["--instrumental"], {"seed": "-1"}, "seed"),
+    (["--instrumental"], {"seed": str(2**63)}, "seed"),
+    (["--instrumental"], {"seed": str(2**63 - 1), "n": "2"}, "seed"),
+    (["--instrumental"], {"n": "0"}, "--n"),
+    (["--instrumental"], {"n": "1000000000"}, "--n"),
+    (["--instrumental"], {"temperature": "nan"}, "temperature"),
+    (["--instrumental"], {"top_k": "0"}, "top_k"),
+    (["--instrumental"], {"durration": "3"}, "did you mean '--duration'?"),
+    (["--instrumental", "extra"], {}, "'extra'"),
+]
+
+
+@pytest.mark.parametrize(("words", "options", "expected"), BAD, ids=range(len(BAD)))
+def test_bad_input_is_one_line(
+    words: list[str], options: dict[str, str], expected: str, run: Run, tmp_path: Path
+) -> None:
+    """Every mistake is answered at once, in one line that says what is allowed; nothing is left."""
+    (tmp_path / "big.txt").write_text("la " * 350_000)
+    (tmp_path / "binary.txt").write_bytes(b"la \xff\xfe la")
+    (tmp_path / "folder.wav").mkdir()
+    status, out, err = run("generate", *words, **options)
+    assert status == 2
+    assert out == ""
+    assert expected in only_line(err)
+    assert len(only_line(err)) < 400 + 2 * len(options.get("out", ""))
+    assert files(tmp_path) == ["big.txt", "binary.txt", "folder.wav"]
+
+
+def test_outputs_are_checked_before_the_model_is_loaded(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits a minute to hear that the disk is full."""
+    real = os.statvfs("/")
+
+    def full(_: object) -> Any:
+        return type("Stat", (), {"f_bavail": 1, "f_frsize": real.f_frsize})()
+
+    monkeypatch.setattr(os, "statvfs", full)
+    status, _, err = run("generate", "--instrumental", model="would fail later")
+    assert status == 2
+    assert "MB are needed" in only_line(err)
+
+
+def test_disk_that_fills_up_while_writing(tiny_model: Path, tmp_path: Path) -> None:
+    """A full disk costs the sound but not the codes, and leaves no half of a file."""
+    command = [sys.executable, "-m", "khala.cli", "generate", "--instrumental", "--seed", "1"]
+    command += ["--model", str(tiny_model), "--duration", "2", "--levels", "8", "--out", "a.wav"]
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=small_files, check=False
+    )
+    assert done.returncode == 2
+    assert "too large" in only_line(done.stderr)
+    assert files(tmp_path) == ["a.khala"]
+    assert Song.load(tmp_path / "a.khala").num_levels == 8
+
+
+@pytest.mark.parametrize(
+    ("stage", "at", "levels", "left"),
+    [("backbone", 30, 2, True), ("superres", 2, 4, True), ("backbone", 3, 0, False)],
+)
+def test_ctrl_c_keeps_what_is_finished(
+    stage: str,
+    at: int,
+    levels: int,
+    left: bool,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C costs what is not there yet, and nothing that is."""
+    real = terminal.Stages.__call__
+
+    def press(stages: terminal.Stages, event: Any) -> None:
+        real(stages, event)
+        song = not stages.title.startswith("1/")
+        if song and getattr(event, "stage", "") == stage and event.done == at:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(terminal.Stages, "__call__", press)
+    status, out, err = run("generate", "--instrumental", "--json", n="3", seed="7", out="a.wav")
+    assert status == 130
+    assert len(json.loads(out)["songs"]) == 1
+    assert json.loads(out)["stopped"]
+    expected = (
+        ["a-1.khala", "a-1.wav", "a-2.khala", "a-2.wav"] if left else ["a-1.khala", "a-1.wav"]
+    )
+    assert files(tmp_path) == expected
+    if left:
+        song = Song.load("a-2.khala")
+        assert song.num_levels == levels
+        assert read_audio("a-2.wav").shape[1] == song.num_frames * 2_048
+        assert "saved" in only_line(err)
+    else:
+        assert "nothing yet that could be played" in only_line(err)
+
+
+def test_second_ctrl_c_aborts(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever presses twice means it."""
+    real = terminal.Stages.__call__
+
+    def press(stages: terminal.Stages, event: Any) -> None:
+        real(stages, event)
+        if getattr(event, "done", 0) == 30:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(terminal.Stages, "__call__", press)
+    status, _, err = run("generate", "--instrumental")
+    assert status == 130
+    assert "stopped" in only_line(err)
+    assert files(tmp_path) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in COMMANDS])
+def test_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command shows how it is used."""
+    with pytest.raises(SystemExit) as info:
+        main([name, "--help"])
+    assert info.value.code == 0
+    out = capsys.readouterr().out
+    assert "examples:" in out
+    assert f"khala {name} " in out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "give a command"),
+        (["genrate"], "did you mean 'generate'?"),
+        (["zzz"], "no command 'zzz'"),
+        (["--verbose"], "--verbose"),
+        (["decode", "a.khala"], "OUT"),
+        (["decode", "none.khala", "a.wav"], "none.khala"),
+        (["decode", "none.khala", "a.aac"], ".wav, .flac, .mp3, .opus"),
+        (["encode", "none.wav", "a.khala"], "nano"),
+        (["encode", "none.wav", "a.wav"], ".khala"),
+        (["encode", "https://example.com/a.wav", "a.khala"], "example.com"),
+        (["verify", "none.khala"], "none.khala"),
+        (["refine", "none.khala", "--out", "a.wav"], "none.khala"),
+        (["refine", "none.khala"], "--out"),
+    ],
+)
+def test_other_mistakes(
+    words: list[str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same one line for every command."""
+    monkeypatch.chdir(tmp_path)
+    if words[:1] == ["encode"] and expected != "nano":
+        words = [*words, "--model", str(tiny_model)]
+    if expected == "nano":
+        words, expected = [*words, "--model", "nono"], "'nano'"
+    assert main(words) == 2
+    assert expected in only_line(capsys.readouterr().err)
+    assert files(tmp_path) == []
+
+
+def test_doctor(run: Run, tiny_model: Path, tmp_path: Path) -> None:
+    """A user learns what the computer can do before waiting for it."""
+    status, out, _ = run("doctor", model=str(tiny_model))
+    assert status == 0
+    assert "30 s of song" in out
+    status, out, _ = run("doctor", "--json", model=str(tmp_path))
+    assert status == 2
+    assert "codec" in json.loads(out)["model"]["error"]
+
+
+def test_errors_are_printable(run: Run) -> None:
+    """A name from a stranger cannot colour or move a terminal, and is still one line."""
+    status, _, err = run("decode", "a\x1b[2J\nb.khala", "a.wav")
+    assert status == 2
+    assert "\x1b" not in err
+    only_line(err)
