@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from khala import checkpoint
 from khala.audio import write_audio
+from khala.backbone import Backbone, BackboneConfig
+from khala.checkpoint import write_manifest
+from khala.codec import Codec, CodecConfig, QuantizerConfig, SpectralConfig
+from khala.corpus import open_corpus, prepare
+from khala.nn import TrunkConfig
+from khala.superres import SuperResConfig, SuperResolution
+from khala.tokens import TextTokenizer, nano_layout
 
 RATE_HZ = 44_100
 CHORDS_HZ = {
@@ -90,3 +100,52 @@ def _write_song(folder: Path, index: int, num_words: int, split: str) -> None:
         "phonemes": phonemes,
     }
     (song / "song.json").write_text(json.dumps(truth))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeModel:
+    """A tiny model folder, and the codes of the corpus it belongs to."""
+
+    folder: Path
+    corpus: Path
+    codes: Path
+
+
+@pytest.fixture
+def whole_model(write_corpus: WriteCorpus, tmp_path: Path) -> WholeModel:
+    """Write a corpus of six songs, an untrained model of four levels, and the corpus's codes."""
+    splits = ("train", "train", "test", "test_voice", "train", "test")
+    corpus = write_corpus(6, words_per_song=8, splits=splits)
+    folder = tmp_path / "model"
+    codec = _tiny_codec()
+    codec.save(folder / "codec", dtype=torch.float32)
+    layout = dataclasses.replace(nano_layout(), codebook_size=16, num_levels=4)
+    trunk = TrunkConfig(
+        width=16, num_layers=1, num_heads=2, num_kv_heads=1, head_width=8, ffn_width=16
+    )
+    backbone = Backbone(BackboneConfig(trunk=trunk, layout=layout, max_positions=600))
+    backbone.save(folder / "backbone")
+    superres = SuperResolution(SuperResConfig(trunk=trunk, layout=layout, max_positions=600))
+    superres.save(folder / "superres")
+    TextTokenizer.bytes().save(folder / "tokenizer.json")
+    write_manifest(folder)
+
+    class Encoder:
+        digest = checkpoint.digest(folder / "codec")
+        num_levels = 4
+        codebook_size = 16
+
+        def encode(self, wave_CN: np.ndarray) -> np.ndarray:
+            return codec.encode(torch.from_numpy(wave_CN)[None])[0].numpy()
+
+    codes = prepare(open_corpus(corpus), tmp_path / "codes", Encoder())
+    return WholeModel(folder=folder, corpus=corpus, codes=codes)
+
+
+def _tiny_codec() -> Codec:
+    torch.manual_seed(0)
+    config = CodecConfig(
+        quantizer=QuantizerConfig(num_levels=4, codebook_size=16, latent_width=8),
+        spectral=SpectralConfig(fine_width=8, coarse_width=8),
+    )
+    return Codec(config).eval()
