@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from khala.errors import AudioError, KhalaError, RequestError, TokenError
+from khala.errors import AudioError, CheckpointError, KhalaError, RequestError, TokenError
 from khala.song import Song, SongRequest
 from khala.song.file import MAX_FILE_BYTES, pack_codes, unpack_codes
 
@@ -262,3 +262,28 @@ def test_waveform_of_some_levels() -> None:
     for levels in (0, 9):
         with pytest.raises(RequestError, match="1 to 8"):
             song.waveform(levels, codec)
+
+
+def test_waveform_by_the_codec_of_its_model(tmp_path: Path) -> None:
+    """A song must sound as it was made, or say that the codec it needs is gone."""
+    from khala.codec import Codec, CodecConfig, ConvConfig, QuantizerConfig
+
+    config = CodecConfig(
+        hop=64,
+        conv=ConvConfig(
+            encoder_filters=2,
+            encoder_strides=(4, 4, 4),
+            decoder_filters=2,
+            decoder_strides=(4, 4, 4),
+        ),
+        quantizer=QuantizerConfig(num_levels=5, codebook_size=16, latent_width=6),
+    )
+    codec = Codec(config).eval()
+    digest = codec.save(tmp_path / "model" / "codec")
+    codes_QT = np.zeros((config.quantizer.num_levels, 2), dtype=np.int16)
+    place = {"model": str(tmp_path / "model"), "hop": config.hop}
+    song = song_of(codes_QT, digests={"codec": digest}, **place)
+    assert song.waveform().shape == (config.channels, song.num_frames * config.hop)
+    other = song_of(codes_QT, digests={"codec": "0" * 64}, **place)
+    with pytest.raises(CheckpointError, match="is not the one that made this song"):
+        other.waveform()

@@ -66,7 +66,7 @@ class Song:
     """The lyrics as the model read them, normalised."""
 
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    """When, in ISO 8601."""
+    """When, in ISO 8601; empty where two runs must write the same file."""
 
     ended: str = "limit"
     """Why it ends where it does: one of ``ENDINGS``; "recording" was encoded, not generated."""
@@ -194,9 +194,9 @@ class Song:
         from khala.codec import Codec
 
         if codec is None:
-            from khala.checkpoint import digest, resolve_model
+            from khala.checkpoint import digest, resolve_part
 
-            folder = resolve_model(self.model) / "codec"
+            folder = resolve_part(self.model, "codec")
             if self.digests.get("codec", digest(folder)) != digest(folder):
                 raise CheckpointError(
                     f"the codec of model {self.model!r} is not the one that made this song: "
