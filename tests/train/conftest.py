@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -56,7 +58,69 @@ class Line(Task):
         return folder
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors are slower on many threads, and tests run side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def line() -> type[Line]:
     """Give the task's class."""
     return Line
+
+
+def write_codes(folder: Path, *, num_songs: int = 12, num_levels: int = 64) -> Path:
+    """Prepared codes that can be learned: each level follows from the one below and the lyrics."""
+    from khala.corpus import Corpus, CorpusSong, prepare
+
+    words = ("la", "moon", "river", "sun")
+
+    class Dice:
+        """A codec whose codes depend on the song's words."""
+
+        digest = "dice"
+        codebook_size = 1024
+
+        def __init__(self) -> None:
+            self.num_levels = num_levels
+
+        def encode(self, wave_CN: np.ndarray) -> np.ndarray:
+            index = int(wave_CN[0, 0])
+            generator = np.random.default_rng(index)
+            level_0 = (np.arange(20 + index % 3) * 3 + 100 * (index % len(words))) % 400
+            level_0 = level_0 + generator.integers(0, 2, level_0.shape)
+            return np.stack([(level_0 * (q + 1)) % 1024 for q in range(num_levels)])
+
+    def song(index: int) -> CorpusSong:
+        splits = {0: "test", 1: "test", 2: "test_voice", 3: "test_words"}
+        word = words[index % len(words)]
+        instrumental = index % 6 == 5
+        return CorpusSong(
+            id=f"s{index}",
+            split=splits.get(index, "train"),
+            duration_s=1.0,
+            tags=("pop",),
+            description="A short song.",
+            lyrics="" if instrumental else f"[Verse 1]\n{word} {word}",
+            instrumental=instrumental,
+            language="en",
+            audio={"mix": folder / str(index)},
+            truth_path=None,
+        )
+
+    corpus = Corpus(
+        folder,
+        [song(index) for index in range(num_songs)],
+        read_whole=lambda path: np.full((2, 1), float(path.name), np.float32),
+    )
+    return prepare(corpus, folder / "codes", Dice(), songs_per_shard=5)
+
+
+@pytest.fixture(scope="session")
+def codes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder of prepared codes."""
+    return write_codes(tmp_path_factory.mktemp("prepared"))

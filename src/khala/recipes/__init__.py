@@ -1,1 +1,13 @@
 """Named runs as functions that return complete configs."""
+
+from khala.recipes.backbone import backbone_debug, backbone_nano
+from khala.recipes.overrides import apply_overrides
+from khala.recipes.superres import superres_debug, superres_nano
+
+__all__ = [
+    "apply_overrides",
+    "backbone_debug",
+    "backbone_nano",
+    "superres_debug",
+    "superres_nano",
+]

@@ -23,9 +23,20 @@ from khala.train.device import autocast
 from khala.train.optim import lr_factor
 from khala.train.state import TrainState
 
-__all__ = ["Checkpoints", "Hook", "Interrupts", "Log", "TimeLimit", "Validation", "catch_signals"]
+__all__ = [
+    "Checkpoints",
+    "Hook",
+    "Interrupts",
+    "Log",
+    "TimeLimit",
+    "Validation",
+    "catch_signals",
+    "measure_task",
+]
 
 Losses = dict[str, Tensor]
+SAY_EVERY_S = 5.0
+"""The log gets every line; the reader gets one now and then."""
 
 
 class Hook:
@@ -50,7 +61,9 @@ class Log(Hook):
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
+        self._steps = 0
+        self._said_s = -math.inf
         self._since: tuple[float, int] = (0.0, 0)
 
     def before(self, state: TrainState) -> None:
@@ -65,10 +78,11 @@ class Log(Hook):
     def after_step(self, state: TrainState, losses: Losses) -> None:
         for name, value in losses.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-        self._count += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
+        self._steps += 1
         if state.step % state.config.log_every and state.step != state.config.num_steps:
             return
-        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         seconds, items = state.seconds - self._since[0], state.num_items - self._since[1]
         line = {
             "step": state.step,
@@ -80,13 +94,18 @@ class Log(Hook):
             "seconds": round(state.seconds, 2),
         }
         write_log(state.folder, line)
-        left_s = (state.config.num_steps - state.step) * seconds / self._count
+        steps = self._steps
+        self._sums, self._counts, self._steps = {}, {}, 0
+        self._since = (state.seconds, state.num_items)
+        now_s = time.monotonic()
+        if now_s - self._said_s < SAY_EVERY_S and state.step != state.config.num_steps:
+            return
+        self._said_s = now_s
+        left_s = (state.config.num_steps - state.step) * seconds / steps
         self._say(
             f"step {state.step}/{state.config.num_steps}  loss {means['loss']:.4f}  "
             f"{line['per_s']:.0f} {state.task.unit}/s  {_clock(left_s)} left"
         )
-        self._sums, self._count = {}, 0
-        self._since = (state.seconds, state.num_items)
 
 
 class Validation(Hook):
@@ -95,6 +114,10 @@ class Validation(Hook):
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._last = -1
+
+    def before(self, state: TrainState) -> None:
+        if state.step == state.config.num_steps:  # a finished run: measured when it ended
+            self._last = state.step
 
     def after_step(self, state: TrainState, losses: Losses) -> None:  # noqa: ARG002
         every = state.config.validate_every
@@ -107,17 +130,7 @@ class Validation(Hook):
 
     def _validate(self, state: TrainState) -> None:
         self._last = state.step
-        model = state.task.model
-        model.eval()
-        try:
-            with (
-                state.average.applied(),
-                torch.no_grad(),
-                autocast(state.device, state.config.precision),
-            ):
-                values = state.task.validate(state.step)
-        finally:
-            model.train()
+        values = measure_task(state)
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         write_log(
             state.folder, {"step": state.step, "seconds": round(state.seconds, 2), "valid": finite}
@@ -168,6 +181,21 @@ class Interrupts(Hook):
     def after_step(self, state: TrainState, losses: Losses) -> None:  # noqa: ARG002
         if self.asked:
             state.stopped = "signal"
+
+
+def measure_task(state: TrainState) -> dict[str, float]:
+    """Validate with the averaged weights in place; the model is afterwards as it was."""
+    model = state.task.model
+    model.eval()
+    try:
+        with (
+            state.average.applied(),
+            torch.no_grad(),
+            autocast(state.device, state.config.precision),
+        ):
+            return state.task.validate(state.step)
+    finally:
+        model.train()
 
 
 @contextmanager

@@ -57,18 +57,20 @@ class Task(Protocol):
         """
         if parameter.ndim < 2 or name.endswith("bias"):
             return "gain"
-        is_table = any(word in name for word in ("embed", "lm_head", "table", "codebook"))
+        is_table = any(word in name for word in ("embed", "lm_head", "codes.", "codebook"))
         return "table" if is_table else "matrix"
 
-    def after_update(self, step: int) -> None:
+    def after_update(self, step: int) -> None:  # noqa: ARG002
         """Do what must follow a step of the optimiser, such as moving codebooks."""
+        return
 
     def extra_state(self) -> dict[str, Tensor]:
         """Return tensors a checkpoint must keep beside the model and the optimiser."""
         return {}
 
-    def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
+    def load_extra_state(self, tensors: dict[str, Tensor]) -> None:  # noqa: ARG002
         """Take back what `extra_state` gave."""
+        return
 
     def compile(self) -> None:
         """Compile what is worth compiling, in place."""

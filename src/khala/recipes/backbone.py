@@ -1,0 +1,61 @@
+"""Runs of the backbone by name."""
+
+from __future__ import annotations
+
+from khala.backbone import BackboneConfig
+from khala.nn import TrunkConfig
+from khala.tokens import nano_layout
+from khala.train.prompts import PromptConfig
+from khala.train.state import TrainConfig
+from khala.train.tasks.backbone import BackboneRun, BackboneTaskConfig
+
+__all__ = ["backbone_debug", "backbone_nano", "debug_trunk", "nano_trunk"]
+
+
+def debug_trunk() -> TrunkConfig:
+    """Return a trunk that trains in seconds on one core."""
+    return TrunkConfig(
+        width=32, num_layers=2, num_heads=2, num_kv_heads=1, head_width=16, ffn_width=64
+    )
+
+
+def nano_trunk() -> TrunkConfig:
+    """Return the bundled model's trunk: 5.8 million numbers."""
+    return TrunkConfig(
+        width=256, num_layers=8, num_heads=4, num_kv_heads=2, head_width=64, ffn_width=704
+    )
+
+
+def backbone_debug() -> BackboneRun:
+    """Return a run of seconds, for tests and for trying the chain."""
+    return BackboneRun(
+        model=BackboneConfig(trunk=debug_trunk(), layout=nano_layout(), max_positions=2048),
+        task=BackboneTaskConfig(
+            tokens_per_batch=2048, prompts=PromptConfig(max_tokens=512), num_valid_songs=2
+        ),
+        train=TrainConfig(
+            num_steps=20,
+            lr=3e-3,
+            warmup_steps=5,
+            log_every=5,
+            validate_every=0,
+            precision="float32",
+        ),
+    )
+
+
+def backbone_nano() -> BackboneRun:
+    """Return the bundled model's run."""
+    return BackboneRun(
+        model=BackboneConfig(trunk=nano_trunk(), layout=nano_layout(), max_positions=8192),
+        task=BackboneTaskConfig(tokens_per_batch=16_384),
+        train=TrainConfig(
+            num_steps=10_000,
+            lr=2e-3,
+            warmup_steps=200,
+            schedule="wsd",
+            decay_fraction=0.3,
+            optimiser="muon",
+            validate_every=1000,
+        ),
+    )

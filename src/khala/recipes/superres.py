@@ -1,0 +1,54 @@
+"""Runs of super-resolution by name."""
+
+from __future__ import annotations
+
+from khala.recipes.backbone import debug_trunk, nano_trunk
+from khala.superres import SuperResConfig
+from khala.tokens import nano_layout
+from khala.train.prompts import PromptConfig
+from khala.train.state import TrainConfig
+from khala.train.tasks.superres import SuperResRun, SuperResTaskConfig
+
+__all__ = ["superres_debug", "superres_nano"]
+
+
+def superres_debug() -> SuperResRun:
+    """Return a run of seconds, for tests and for trying the chain."""
+    return SuperResRun(
+        model=SuperResConfig(
+            trunk=debug_trunk(), layout=nano_layout(), max_positions=1024, factor_rank=4
+        ),
+        task=SuperResTaskConfig(
+            positions_per_batch=1024,
+            prompts=PromptConfig(max_tokens=512),
+            valid_levels=(2, 63),
+            num_valid_songs=1,
+        ),
+        train=TrainConfig(
+            num_steps=20,
+            lr=3e-3,
+            warmup_steps=5,
+            log_every=5,
+            validate_every=0,
+            precision="float32",
+        ),
+    )
+
+
+def superres_nano() -> SuperResRun:
+    """Return the bundled model's run."""
+    return SuperResRun(
+        model=SuperResConfig(
+            trunk=nano_trunk(), layout=nano_layout(), max_positions=6144, factor_rank=32
+        ),
+        task=SuperResTaskConfig(positions_per_batch=16_384),
+        train=TrainConfig(
+            num_steps=10_000,
+            lr=2e-3,
+            warmup_steps=200,
+            schedule="wsd",
+            decay_fraction=0.3,
+            optimiser="muon",
+            validate_every=1000,
+        ),
+    )

@@ -1,0 +1,222 @@
+"""``khala train``: a recipe, overrides and a folder become a trained model folder.
+
+RUN/config.json     what is trained, resolved, written before step 0; never changed after
+RUN/log.jsonl       losses, speed and validation by step
+RUN/baselines.json  what counting alone reaches on the same validation songs
+RUN/checkpoints/    to go on from: the same command again does
+RUN/model/          the averaged weights as a model folder, once the run has ended
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from khala.checkpoint import config_from_dict, config_to_dict
+from khala.errors import Cancelled, CheckpointError, ConfigError
+from khala.recipes.overrides import apply_overrides
+from khala.train.curves import Curves
+from khala.train.device import check_device, precision_of
+from khala.train.hooks import Checkpoints, Interrupts, Log, TimeLimit, Validation, catch_signals
+from khala.train.loop import train
+from khala.train.speed import num_steps_for
+from khala.train.state import TrainConfig, TrainState
+from khala.train.task import Task
+
+__all__ = ["Order", "Run", "execute"]
+
+Say = Callable[[str], None]
+
+
+class Run(Protocol):
+    """A resolved config that holds how the loop goes."""
+
+    @property
+    def train(self) -> TrainConfig: ...
+
+
+R = TypeVar("R", bound=Run)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What was asked for on the command line, the same for every kind of model."""
+
+    run_dir: Path
+    """The run's folder; made, or gone on with."""
+
+    recipe: str
+    """Name of the recipe."""
+
+    overrides: Sequence[str] = ()
+    """``key=value`` against the recipe."""
+
+    minutes: float | None = None
+    """Choose ``train.num_steps`` so that the run takes about this long on this machine."""
+
+    device: str = "cpu"
+    """"cpu" or "cuda"."""
+
+
+def execute(
+    kind: str,
+    order: Order,
+    recipes: dict[str, Callable[[], R]],
+    build: Callable[[R], Task],
+    *,
+    inputs: dict[str, str],
+    say: Say,
+) -> Path:
+    """Start a run or go on with it; return the folder of the exported model.
+
+    Args:
+        kind: "codec", "backbone" or "superres".
+        order: what was asked for.
+        recipes: the recipes of this kind by name.
+        build: makes the task of a resolved config; called twice when a speed must be measured.
+        inputs: digests of what is trained on; a run never goes on with other data.
+        say: takes lines for the reader.
+
+    Raises:
+        ConfigError: unknown recipe or setting, or the folder belongs to another run.
+        Cancelled: the process was asked to stop; a checkpoint was written.
+        StageError: the numbers stopped being finite.
+    """
+    check_device(order.device)
+    if order.recipe not in recipes:
+        raise ConfigError(f"no {kind} recipe {order.recipe!r}: one of {', '.join(sorted(recipes))}")
+    asked = apply_overrides(recipes[order.recipe](), order.overrides)
+    order.run_dir.mkdir(parents=True, exist_ok=True)
+    run = _stored(kind, order, asked, inputs)
+    if run is None:
+        run = asked
+        if order.minutes is not None:
+            run = _fitted(run, order, build, say)
+        _store(kind, order, run, inputs)
+    task = build(run)
+    _say_baselines(task, order.run_dir, say)
+    state = _train(task, run.train, order, say)
+    if state.stopped == "signal":
+        raise Cancelled(
+            f"stopped at step {state.step} of {run.train.num_steps}; the same command goes on"
+        )
+    if state.stopped == "time":
+        say(f"time is up at step {state.step} of {run.train.num_steps}; the same command goes on")
+    with state.average.applied():
+        task.model.eval()
+        folder = task.export(order.run_dir / "model")
+        task.model.train()
+    say(f"model written to {folder}")
+    return folder
+
+
+def _train(task: Task, config: TrainConfig, order: Order, say: Say) -> TrainState:
+    """Run the loop with everything around it."""
+    count = sum(parameter.numel() for parameter in task.model.parameters())
+    interrupts = Interrupts()
+    precision = precision_of(torch.device(order.device), config.precision)
+    say(f"{task.kind}: {count / 1e6:.2f} M parameters, {precision} on {order.device}")
+    with catch_signals(interrupts):
+        return train(
+            task,
+            config,
+            order.run_dir,
+            device=order.device,
+            hooks=[Log(say), Validation(say), TimeLimit(), interrupts, Checkpoints(), Curves()],
+            say=say,
+        )
+
+
+def _fitted(run: R, order: Order, build: Callable[[R], Task], say: Say) -> R:
+    """Return the run with as many steps as fit into the minutes asked for."""
+    assert order.minutes is not None
+    started_s = time.monotonic()
+    seconds = order.minutes * 60
+
+    def left_s() -> float:
+        return seconds - (time.monotonic() - started_s)
+
+    num_steps = num_steps_for(build(run), run.train, order.device, left_s)
+    say(f"{num_steps} steps fit into {order.minutes:g} minutes on this machine")
+    return replace(run, train=replace(run.train, num_steps=num_steps))  # type: ignore[type-var]
+
+
+def _document(kind: str, order: Order, run: Run, inputs: dict[str, str]) -> dict[str, Any]:
+    """Return what config.json holds."""
+    return {
+        "kind": kind,
+        "format": 1,
+        "recipe": order.recipe,
+        "inputs": inputs,
+        "config": json.loads(json.dumps(config_to_dict(run))),
+    }
+
+
+def _store(kind: str, order: Order, run: Run, inputs: dict[str, str]) -> None:
+    """Write the resolved config before anything is trained."""
+    document = _document(kind, order, run, inputs)
+    _write_json(order.run_dir / "config.json", document)
+
+
+def _stored(kind: str, order: Order, asked: R, inputs: dict[str, str]) -> R | None:
+    """Return the config of a run that was begun here; None for a new folder.
+
+    Raises:
+        ConfigError: it is another run than the one asked for.
+    """
+    path = order.run_dir / "config.json"
+    if not path.is_file():
+        if (order.run_dir / "checkpoints").exists():
+            raise ConfigError(f"{order.run_dir} holds checkpoints but no config.json")
+        return None
+    try:
+        old = json.loads(path.read_text())
+        run = config_from_dict(type(asked), old["config"])
+    except (ValueError, KeyError, TypeError, CheckpointError) as error:
+        raise ConfigError(f"{path} is not the config of a {kind} run: {error}") from error
+    new = _document(kind, order, asked, inputs)
+    different = [key for key in _flat(new) if _flat(old).get(key) != _flat(new)[key]]
+    if order.minutes is not None:
+        # Measured when the run was begun; measuring again would end elsewhere.
+        different = [key for key in different if key != "config.train.num_steps"]
+    if different:
+        raise ConfigError(
+            f"{order.run_dir} was begun with another {', '.join(different)}: give the settings it "
+            "was begun with, or another folder"
+        )
+    return run
+
+
+def _say_baselines(task: Task, folder: Path, say: Say) -> None:
+    """Count once what a model must beat, for tasks that know such a thing."""
+    measure = getattr(task, "baselines", None)
+    path = folder / "baselines.json"
+    if measure is None or path.is_file():
+        return
+    values: dict[str, float] = measure()
+    _write_json(path, values)
+    say("to beat  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested dictionaries as one with dotted keys."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON file as a whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(document, indent=2) + "\n")
+    temporary.replace(path)

@@ -1,0 +1,117 @@
+"""Prompts of prepared songs, as a user would have written them.
+
+A song is asked for by its tags, by its description, or by neither; which one is drawn by address,
+so that all three work later. The prompt itself is built by ``khala.tokens``, like a user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from khala.corpus import CodesExample
+from khala.corpus.order import uniform
+from khala.errors import ConfigError, RequestError
+from khala.song import SongRequest
+from khala.tokens import TextTokenizer, TokenLayout, build_prompt
+
+__all__ = ["PromptConfig", "Prompts", "partner_lyrics"]
+
+STREAM = 0x70726F6D
+TAGS, DESCRIPTION, EMPTY = "tags", "description", "empty"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptConfig:
+    """How songs are asked for."""
+
+    description_ratio: float = 0.4
+    """Part of the prompts that give the description instead of the tags."""
+
+    empty_ratio: float = 0.1
+    """Part of the prompts that give neither."""
+
+    max_tokens: int = 2048
+    """Longest prompt; songs with a longer one are left out, and that is said."""
+
+    def __post_init__(self) -> None:
+        if min(self.description_ratio, self.empty_ratio) < 0 or (
+            self.description_ratio + self.empty_ratio > 1
+        ):
+            raise ConfigError("description_ratio and empty_ratio must be parts of one")
+        if self.max_tokens < 8:
+            raise ConfigError(f"max_tokens must be at least 8, not {self.max_tokens}")
+
+
+class Prompts:
+    """Token ids of the prompts of some songs, built once."""
+
+    def __init__(
+        self,
+        examples: Sequence[CodesExample],
+        config: PromptConfig,
+        layout: TokenLayout,
+        tokenizer: TextTokenizer,
+        *,
+        seed: int = 0,
+    ) -> None:
+        self.examples = examples
+        self.config = config
+        self._layout, self._tokenizer, self._seed = layout, tokenizer, seed
+        self._built: dict[tuple[int, str], list[int]] = {}
+
+    def drawn(self, index: int, step: int, part: int) -> list[int]:
+        """Return the prompt of a song as it is asked for in this step."""
+        value = uniform(self._seed, STREAM, step, part, index)
+        if value < self.config.empty_ratio:
+            return self.ids(index, EMPTY)
+        if value < self.config.empty_ratio + self.config.description_ratio:
+            return self.ids(index, DESCRIPTION)
+        return self.ids(index, TAGS)
+
+    def ids(self, index: int, kind: str = TAGS) -> list[int]:
+        """Return the prompt of a song by its tags, its description, or neither."""
+        if (index, kind) not in self._built:
+            self._built[index, kind] = self.build(self.examples[index], kind)
+        return self._built[index, kind]
+
+    def build(
+        self, example: CodesExample, kind: str = TAGS, lyrics: str | None = None
+    ) -> list[int]:
+        """Return a prompt, perhaps with other lyrics.
+
+        Raises:
+            RequestError: too long, or nothing that could be asked for.
+        """
+        texts = {TAGS: ", ".join(example.tags), DESCRIPTION: example.description, EMPTY: ""}
+        request = SongRequest(
+            prompt=texts[kind],
+            lyrics=example.lyrics if lyrics is None else lyrics,
+            duration_s=example.duration_s,
+            instrumental=example.instrumental,
+            language=example.language,
+        )
+        return build_prompt(
+            request, self._layout, self._tokenizer, max_tokens=self.config.max_tokens
+        )
+
+    def longest(self, index: int) -> int | None:
+        """Return the length of a song's longest prompt; None if it cannot be asked for."""
+        try:
+            return max(len(self.ids(index, kind)) for kind in (TAGS, DESCRIPTION, EMPTY))
+        except RequestError:
+            return None
+
+
+def partner_lyrics(examples: Sequence[CodesExample]) -> list[str | None]:
+    """Return, for each song, the lyrics of another one of the list; None for instrumentals.
+
+    Songs with voices are taken in a ring, so that nobody gets their own words.
+    """
+    voices = [i for i, example in enumerate(examples) if not example.instrumental]
+    partners: list[str | None] = [None] * len(examples)
+    for place, index in enumerate(voices):
+        other = examples[voices[(place + 1) % len(voices)]].lyrics
+        if other != examples[index].lyrics:
+            partners[index] = other
+    return partners

@@ -1,0 +1,136 @@
+"""Train one of the three models from the command line's words.
+
+Each function starts a run, or goes on with the one in ``run_dir``, and returns the folder of the
+exported model: ``backbone/`` (or ``superres/``, ``codec/``) and ``tokenizer.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from khala import recipes
+from khala.backbone import Backbone
+from khala.checkpoint import digest, resolve_part, sha256_file
+from khala.codec import Codec
+from khala.corpus import open_codes
+from khala.errors import ConfigError
+from khala.tokens import TextTokenizer
+from khala.train.execute import Order, Say, execute
+from khala.train.tasks.backbone import BackboneRun, BackboneTask
+from khala.train.tasks.superres import SuperResRun, SuperResTask
+
+__all__ = ["train_backbone", "train_superres"]
+
+BACKBONE_RECIPES: dict[str, Callable[[], BackboneRun]] = {
+    "debug": recipes.backbone_debug,
+    "nano": recipes.backbone_nano,
+}
+SUPERRES_RECIPES: dict[str, Callable[[], SuperResRun]] = {
+    "debug": recipes.superres_debug,
+    "nano": recipes.superres_nano,
+}
+
+
+def train_backbone(
+    codes_dir: Path,
+    run_dir: Path,
+    recipe: str = "nano",
+    overrides: Sequence[str] = (),
+    *,
+    minutes: float | None = None,
+    device: str = "cpu",
+    init: Path | None = None,
+    on_message: Say = lambda _: None,
+) -> Path:
+    """Train a backbone on prepared codes.
+
+    Args:
+        codes_dir: written by ``khala prepare``.
+        run_dir: config, log, checkpoints and the model go here; a run begun here goes on.
+        recipe: "debug" or "nano".
+        overrides: ``key=value``, such as ``train.lr=1e-3``.
+        minutes: choose the number of steps by the speed measured here.
+        device: "cpu" or "cuda".
+        init: a backbone of the same shape to start from, as after a stage of short songs.
+        on_message: takes lines for the reader.
+
+    Raises:
+        ConfigError: unknown recipe or setting, no such device, or the folder is another run's.
+        CorpusError: the codes are unfinished or damaged.
+        CheckpointError: every checkpoint of the run is damaged, or ``init`` is.
+        Cancelled: SIGINT or SIGTERM; the run can be gone on with.
+    """
+    codes = open_codes(codes_dir)
+    inputs = {"codes": sha256_file(Path(codes_dir) / "manifest.json")}
+    if init is not None:
+        inputs["init"] = digest(resolve_part(init, "backbone"))
+    tokenizer = _tokenizer(init)
+
+    def build(run: BackboneRun) -> BackboneTask:
+        start = None if init is None else Backbone.from_pretrained(init)
+        return BackboneTask(run, codes, tokenizer, init=start, say=on_message)
+
+    order = Order(
+        run_dir=Path(run_dir), recipe=recipe, overrides=overrides, minutes=minutes, device=device
+    )
+    return execute("backbone", order, BACKBONE_RECIPES, build, inputs=inputs, say=on_message)
+
+
+def train_superres(
+    codes_dir: Path,
+    run_dir: Path,
+    recipe: str = "nano",
+    overrides: Sequence[str] = (),
+    *,
+    minutes: float | None = None,
+    device: str = "cpu",
+    init: Path | None = None,
+    codec: Path | None = None,
+    on_message: Say = lambda _: None,
+) -> Path:
+    """Train super-resolution on prepared codes.
+
+    Args:
+        codes_dir: written by ``khala prepare``.
+        run_dir: config, log, checkpoints and the model go here; a run begun here goes on.
+        recipe: "debug" or "nano".
+        overrides: ``key=value``.
+        minutes: choose the number of steps by the speed measured here.
+        device: "cpu" or "cuda".
+        init: the trained backbone to start from; None starts from nothing, which is worse.
+        codec: start the tables of the fine levels from this codec's codebooks.
+        on_message: takes lines for the reader.
+
+    Raises:
+        The errors of `train_backbone`; ConfigError too when the codec is not the codes'.
+    """
+    codes = open_codes(codes_dir)
+    inputs = {"codes": sha256_file(Path(codes_dir) / "manifest.json")}
+    if init is not None:
+        inputs["init"] = digest(resolve_part(init, "backbone"))
+    if codec is not None:
+        inputs["codec"] = digest(resolve_part(codec, "codec"))
+        if inputs["codec"] != codes.codec_digest:
+            raise ConfigError(f"{codes_dir} was not prepared with the codec {codec}")
+    tokenizer = _tokenizer(init)
+
+    def build(run: SuperResRun) -> SuperResTask:
+        backbone = None if init is None else Backbone.from_pretrained(init)
+        sounds = None if codec is None else Codec.from_pretrained(codec)
+        return SuperResTask(run, codes, tokenizer, backbone=backbone, codec=sounds, say=on_message)
+
+    order = Order(
+        run_dir=Path(run_dir), recipe=recipe, overrides=overrides, minutes=minutes, device=device
+    )
+    return execute("superres", order, SUPERRES_RECIPES, build, inputs=inputs, say=on_message)
+
+
+def _tokenizer(model: Path | None) -> TextTokenizer:
+    """Return the tokenizer beside a model, or the one of bytes."""
+    if model is None:
+        return TextTokenizer.bytes()
+    for path in (Path(model) / "tokenizer.json", Path(model).parent / "tokenizer.json"):
+        if path.is_file():
+            return TextTokenizer.load(path)
+    raise ConfigError(f"{model} has no tokenizer.json beside it")

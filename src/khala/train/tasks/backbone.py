@@ -1,0 +1,224 @@
+"""Training the backbone: prompt, then levels 0 and 1 frame by frame, then the end token.
+
+Shape letters: B batch, S stream positions, Q levels, T frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from khala.backbone import Backbone, BackboneConfig, next_token_losses
+from khala.corpus import CodesDataset, CodesExample
+from khala.corpus.order import BatchPlan
+from khala.errors import ConfigError
+from khala.tokens import TextTokenizer, interleave
+from khala.train.baselines import bigram_nats, unigram_nats
+from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
+from khala.train.state import TrainConfig
+from khala.train.task import Batch, Task
+
+__all__ = ["BackboneRun", "BackboneTask", "BackboneTaskConfig", "gap_with_error"]
+
+COARSE_LEVELS = 2
+VALID_SPLITS = ("test", "test_voice", "test_words")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneTaskConfig:
+    """What a step of the backbone sees."""
+
+    tokens_per_batch: int = 16_384
+    """Positions of one batch, padding included."""
+
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    """How songs are asked for."""
+
+    full_vocabulary: bool = False
+    """Normalise over text ids too, which are never scored; see ``next_token_losses``."""
+
+    max_duration_s: float | None = None
+    """Train only on songs up to this length, as a first stage; None: on all."""
+
+    num_valid_songs: int = 16
+    """Songs of each unseen split that are measured."""
+
+    def __post_init__(self) -> None:
+        if self.tokens_per_batch < 1 or self.num_valid_songs < 1:
+            raise ConfigError("tokens_per_batch and num_valid_songs must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneRun:
+    """A whole run: what is trained, on what, and how."""
+
+    model: BackboneConfig
+    """The model."""
+
+    task: BackboneTaskConfig
+    """The batches."""
+
+    train: TrainConfig
+    """The loop."""
+
+
+class BackboneTask(Task):
+    """Next audio token of prepared songs."""
+
+    kind = "backbone"
+    unit = "tokens"
+    model: Backbone
+
+    def __init__(
+        self,
+        run: BackboneRun,
+        codes: CodesDataset,
+        tokenizer: TextTokenizer,
+        *,
+        init: Backbone | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.run, self.tokenizer = run, tokenizer
+        self.model = Backbone(run.model, seed=run.train.seed)
+        if init is not None:
+            if init.config != run.model:
+                raise ConfigError("the backbone to start from has another shape than the recipe's")
+            self.model.load_state_dict(init.state_dict())
+        train = codes.split("train")
+        prompts = self._prompts(train)
+        lengths = [self._length(prompts, index) for index in range(len(train))]
+        chosen = [i for i, length in enumerate(lengths) if length is not None]
+        if len(chosen) < len(train):
+            say(f"{len(train) - len(chosen)} of {len(train)} songs are too long and left out")
+        self.examples = [train[i] for i in chosen]
+        self.prompts = self._prompts(self.examples)
+        self.plan = BatchPlan(
+            [length for length in lengths if length is not None],
+            max_tokens=run.task.tokens_per_batch,
+            seed=run.train.seed,
+        )
+        self.valid = {
+            split: codes.split(split)[: run.task.num_valid_songs] for split in VALID_SPLITS
+        }
+
+    def batch(self, step: int, part: int) -> Batch:
+        place = step * self.run.train.num_parts + part
+        return self.collate(
+            [
+                (self.prompts.drawn(index, step, part), self.examples[index])
+                for index in self.plan.at(place)
+            ]
+        )
+
+    def collate(self, songs: Sequence[tuple[list[int], CodesExample]]) -> Batch:
+        """Return streams padded on the right, and which of their tokens are scored."""
+        end = self.run.model.layout.control.end_of_text
+        streams = []
+        for prompt, example in songs:
+            codes_BQT = torch.from_numpy(example.codes_QT[None, :COARSE_LEVELS].astype(np.int64))
+            audio_S = interleave(codes_BQT, self.run.model.layout)[0]
+            streams.append(torch.cat((torch.tensor(prompt), audio_S, torch.tensor([end]))))
+        longest = max(len(stream) for stream in streams)
+        tokens_BS = torch.full((len(streams), longest), end)
+        loss_mask_BS = torch.zeros(len(streams), longest, dtype=torch.bool)
+        for row, (stream, (prompt, _)) in enumerate(zip(streams, songs, strict=True)):
+            tokens_BS[row, : len(stream)] = stream
+            loss_mask_BS[row, len(prompt) : len(stream)] = True
+        return {"tokens_BS": tokens_BS, "loss_mask_BS": loss_mask_BS}
+
+    def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:  # noqa: ARG002
+        return next_token_losses(
+            self.model,
+            batch["tokens_BS"],
+            batch["loss_mask_BS"],
+            full_vocabulary=self.run.task.full_vocabulary,
+        )
+
+    def num_items(self, batch: Batch) -> int:
+        return int(batch["tokens_BS"].numel())
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Return nats per level of every unseen split, and what the right lyrics are worth.
+
+        "gap" is the loss with another song's lyrics minus the loss with the right ones, paired by
+        song, with its standard error.
+        """
+        values: dict[str, float] = {}
+        for split, examples in self.valid.items():
+            rights, wrongs = [], []
+            partners = partner_lyrics(examples)
+            for index, example in enumerate(examples):
+                right = self._song_losses(self.valid_prompt(split, index), example, step)
+                rights.append(right)
+                if partners[index] is not None:
+                    prompt = self.valid_prompt(split, index, partners[index])
+                    wrong = self._song_losses(prompt, example, step)
+                    wrongs.append({name: wrong[name] - right[name] for name in right})
+            for name in ("level_0", "level_1", "loss") if rights else ():
+                values[f"{split}/{name}"] = float(np.mean([song[name] for song in rights]))
+            for name, short in (("loss", "gap"), ("level_0", "gap_0")):
+                gap, error = gap_with_error([song[name] for song in wrongs])
+                values[f"{split}/{short}"], values[f"{split}/{short}_se"] = gap, error
+        return values
+
+    def valid_prompt(self, split: str, index: int, lyrics: str | None = None) -> list[int]:
+        """Return the prompt of a validation song, perhaps with other lyrics."""
+        example = self.valid[split][index]
+        return self.prompts.build(example, lyrics=lyrics)
+
+    def baselines(self) -> dict[str, float]:
+        """Return what counting alone reaches on the unseen splits, in nats per level."""
+        train = [example.codes_QT for example in self.examples]
+        size = self.run.model.layout.codebook_size
+        values = {}
+        for split, examples in self.valid.items():
+            test = [example.codes_QT for example in examples]
+            for level in range(COARSE_LEVELS) if test else ():
+                values[f"{split}/unigram_{level}"] = unigram_nats(train, test, level, size)
+                values[f"{split}/bigram_{level}"] = bigram_nats(train, test, level, size)
+        return values
+
+    def export(self, folder: Path) -> Path:
+        self.model.save(folder / "backbone")
+        self.tokenizer.save(folder / "tokenizer.json")
+        return folder
+
+    def _song_losses(self, prompt: list[int], example: CodesExample, step: int) -> dict[str, float]:
+        """Return the losses of one song alone."""
+        batch = self.collate([(prompt, example)])
+        device = next(self.model.parameters()).device
+        losses = self.losses({name: value.to(device) for name, value in batch.items()}, step)
+        return {name: float(value) for name, value in losses.items()}
+
+    def _prompts(self, examples: Sequence[CodesExample]) -> Prompts:
+        run = self.run
+        return Prompts(
+            examples, run.task.prompts, run.model.layout, self.tokenizer, seed=run.train.seed
+        )
+
+    def _length(self, prompts: Prompts, index: int) -> int | None:
+        """Return the length of a song's stream; None if it is not to be trained on."""
+        example, longest = prompts.examples[index], prompts.longest(index)
+        limit_s = self.run.task.max_duration_s
+        if longest is None or (limit_s is not None and example.duration_s > limit_s):
+            return None
+        length = longest + COARSE_LEVELS * example.num_frames + 1
+        fits = length <= min(self.run.model.max_positions, self.run.task.tokens_per_batch)
+        return length if fits else None
+
+
+def gap_with_error(differences: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of paired differences and its standard error; NaN where undefined."""
+    if not differences:
+        return float("nan"), float("nan")
+    if len(differences) == 1:
+        return differences[0], float("nan")
+    return (
+        float(np.mean(differences)),
+        float(np.std(differences, ddof=1) / np.sqrt(len(differences))),
+    )

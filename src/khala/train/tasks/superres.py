@@ -1,0 +1,280 @@
+"""Training super-resolution: Task 1 writes any level from those below, Task 0 keeps the words.
+
+Shape letters: B batch, P prompt positions, Q levels, T frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from khala.backbone import Backbone
+from khala.codec import Codec
+from khala.corpus import CodesDataset, CodesExample
+from khala.corpus.order import BatchPlan, draw, uniform
+from khala.errors import ConfigError
+from khala.superres import (
+    Packing,
+    SuperResConfig,
+    SuperResolution,
+    task_0_losses,
+    task_1_losses,
+)
+from khala.tokens import TextTokenizer
+from khala.train.baselines import unigram_nats
+from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
+from khala.train.state import TrainConfig
+from khala.train.task import Batch, Task
+from khala.train.tasks.backbone import VALID_SPLITS, gap_with_error
+
+__all__ = ["SuperResRun", "SuperResTask", "SuperResTaskConfig"]
+
+COARSE_LEVELS = 2
+TASK_STREAM, LEVEL_STREAM, CROP_STREAM = 0x7461736B, 0x6C76656C, 0x63726F70
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SuperResTaskConfig:
+    """What a step of super-resolution sees."""
+
+    positions_per_batch: int = 16_384
+    """Prompt and frames of one batch, padding included."""
+
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    """How songs are asked for."""
+
+    task_0_ratio: float = 0.15
+    """Part of the batches that are Task 0: causal, level 0."""
+
+    level_power: float = 0.0
+    """Target level N is drawn with a chance of N to the minus this: 0 is uniform."""
+
+    mixed_levels: bool = True
+    """Every song of a batch has a target level of its own, not all the same."""
+
+    crop_frames: int | None = None
+    """Train on windows of this many frames under the whole prompt; None: whole songs."""
+
+    valid_levels: tuple[int, ...] = (2, 3, 4, 8, 16, 32, 63)
+    """Levels that are measured."""
+
+    num_valid_songs: int = 6
+    """Songs of each unseen split that are measured."""
+
+    def __post_init__(self) -> None:
+        if self.positions_per_batch < 1 or self.num_valid_songs < 1:
+            raise ConfigError("positions_per_batch and num_valid_songs must be at least 1")
+        if not 0 <= self.task_0_ratio <= 1:
+            raise ConfigError(f"task_0_ratio must lie in [0, 1], not {self.task_0_ratio}")
+        if self.crop_frames is not None and self.crop_frames < 1:
+            raise ConfigError(f"crop_frames must be positive or None, not {self.crop_frames}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SuperResRun:
+    """A whole run: what is trained, on what, and how."""
+
+    model: SuperResConfig
+    """The model; its trunk and text are those of the backbone it starts from."""
+
+    task: SuperResTaskConfig
+    """The batches."""
+
+    train: TrainConfig
+    """The loop."""
+
+
+class SuperResTask(Task):
+    """Fine levels of prepared songs."""
+
+    kind = "superres"
+    unit = "positions"
+    model: SuperResolution
+
+    def __init__(
+        self,
+        run: SuperResRun,
+        codes: CodesDataset,
+        tokenizer: TextTokenizer,
+        *,
+        backbone: Backbone | None = None,
+        codec: Codec | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        num_levels = run.model.layout.num_levels
+        if codes.num_levels < num_levels:
+            raise ConfigError(f"the codes have {codes.num_levels} levels, the model {num_levels}")
+        self.run, self.tokenizer = run, tokenizer
+        self.model = (
+            SuperResolution(run.model, seed=run.train.seed)
+            if backbone is None
+            else SuperResolution.from_backbone(backbone, run.model, seed=run.train.seed)
+        )
+        if codec is not None and self.model.levels is not None:
+            self.model.levels.start_from_codebooks(
+                codec.quantizer.codebooks[COARSE_LEVELS:num_levels]
+            )
+        train = codes.split("train")
+        prompts = self._prompts(train)
+        lengths = [self._length(prompts, index) for index in range(len(train))]
+        chosen = [i for i, length in enumerate(lengths) if length is not None]
+        if len(chosen) < len(train):
+            say(f"{len(train) - len(chosen)} of {len(train)} songs are too long and left out")
+        self.examples = [train[i] for i in chosen]
+        self.prompts = self._prompts(self.examples)
+        self.plan = BatchPlan(
+            [length for length in lengths if length is not None],
+            max_tokens=run.task.positions_per_batch,
+            seed=run.train.seed,
+        )
+        targets = np.arange(COARSE_LEVELS, num_levels)
+        chances = targets.astype(np.float64) ** -run.task.level_power
+        self._level_ends = np.cumsum(chances / chances.sum())
+        self.valid = {
+            split: codes.split(split)[: run.task.num_valid_songs] for split in VALID_SPLITS
+        }
+
+    def batch(self, step: int, part: int) -> Batch:
+        indexes = self.plan.at(step * self.run.train.num_parts + part)
+        seed = self.run.train.seed
+        songs = []
+        for index in indexes:
+            example = self.examples[index]
+            start, end = self._window(example, draw(seed, CROP_STREAM, step, part, index))
+            prompt = self.prompts.drawn(index, step, part)
+            songs.append((prompt, example.codes_QT[:, start:end]))
+        is_task_0 = uniform(seed, TASK_STREAM, step, part) < self.run.task.task_0_ratio
+        levels = [
+            self._level(uniform(seed, LEVEL_STREAM, step, part, place))
+            for place in range(len(indexes) if self.run.task.mixed_levels else 1)
+        ]
+        if not self.run.task.mixed_levels:
+            levels *= len(indexes)
+        return self.collate(songs, [0] * len(indexes) if is_task_0 else levels)
+
+    def collate(
+        self, songs: Sequence[tuple[list[int], np.ndarray]], levels: Sequence[int]
+    ) -> Batch:
+        """Return prompts and codes padded on the right; level 0 everywhere asks for Task 0."""
+        prompt_lengths = [len(prompt) for prompt, _ in songs]
+        num_frames = [codes_QT.shape[1] for _, codes_QT in songs]
+        num_levels = max(levels) + 1
+        prompt_BP = torch.zeros(len(songs), max(prompt_lengths), dtype=torch.int64)
+        codes_BQT = torch.zeros(len(songs), num_levels, max(num_frames), dtype=torch.int64)
+        for row, (prompt, codes_QT) in enumerate(songs):
+            prompt_BP[row, : len(prompt)] = torch.tensor(prompt)
+            codes = torch.from_numpy(codes_QT[:num_levels].astype(np.int64))
+            codes_BQT[row, :, : codes.shape[1]] = codes
+        return {
+            "prompt_BP": prompt_BP,
+            "codes_BQT": codes_BQT,
+            "prompt_lengths_B": torch.tensor(prompt_lengths),
+            "num_frames_B": torch.tensor(num_frames),
+            "is_full": len({*prompt_lengths}) == 1 and len({*num_frames}) == 1,
+            "levels": list(levels),
+        }
+
+    def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:  # noqa: ARG002
+        prompt_BP, codes_BQT = batch["prompt_BP"], batch["codes_BQT"]
+        packing = Packing(
+            prompt_lengths_B=batch["prompt_lengths_B"],
+            num_frames_B=batch["num_frames_B"],
+            max_prompt=prompt_BP.shape[1],
+            max_frames=codes_BQT.shape[2],
+            is_full=batch["is_full"],
+        )
+        if not any(batch["levels"]):
+            losses = task_0_losses(self.model, prompt_BP, codes_BQT, packing=packing)
+            return {"loss": losses["loss"], "task_0": losses["loss"].detach()}
+        losses = task_1_losses(self.model, prompt_BP, codes_BQT, batch["levels"], packing=packing)
+        return {**losses, "task_1": losses["loss"].detach()}
+
+    def num_items(self, batch: Batch) -> int:
+        return int(batch["prompt_BP"].numel() + batch["codes_BQT"][:, 0].numel())
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Return nats of some levels of every unseen split, and what lyrics are worth at level 2.
+
+        "task_0" is the causal loss of level 0.
+        """
+        values: dict[str, float] = {}
+        for split, examples in self.valid.items():
+            for level in (0, *self._valid_levels()) if examples else ():
+                songs = [
+                    self._song_loss(self.prompts.build(example), example, level, step)
+                    for example in examples
+                ]
+                name = f"level_{level}" if level else "task_0"
+                values[f"{split}/{name}"] = float(np.mean(songs))
+            gaps = [
+                self._song_loss(self.prompts.build(example, lyrics=lyrics), example, 2, step)
+                - self._song_loss(self.prompts.build(example), example, 2, step)
+                for example, lyrics in zip(examples, partner_lyrics(examples), strict=True)
+                if lyrics is not None
+            ]
+            gap, error = gap_with_error(gaps)
+            values[f"{split}/gap_2"], values[f"{split}/gap_2_se"] = gap, error
+        return values
+
+    def baselines(self) -> dict[str, float]:
+        """Return the surprise of each measured level under its frequencies, in nats."""
+        train = [example.codes_QT for example in self.examples]
+        size = self.run.model.layout.codebook_size
+        return {
+            f"{split}/unigram_{level}": unigram_nats(
+                train, [example.codes_QT for example in examples], level, size
+            )
+            for split, examples in self.valid.items()
+            for level in self._valid_levels()
+            if examples
+        }
+
+    def export(self, folder: Path) -> Path:
+        self.model.save(folder / "superres")
+        self.tokenizer.save(folder / "tokenizer.json")
+        return folder
+
+    def _song_loss(self, prompt: list[int], example: CodesExample, level: int, step: int) -> float:
+        """Return the loss of one level of one whole song."""
+        batch = self.collate([(prompt, example.codes_QT)], [level])
+        device = next(self.model.parameters()).device
+        placed = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        return float(self.losses(placed, step)["loss"])
+
+    def _valid_levels(self) -> list[int]:
+        num_levels = self.run.model.layout.num_levels
+        return [level for level in self.run.task.valid_levels if level < num_levels]
+
+    def _level(self, value: float) -> int:
+        """Turn a uniform draw into a target level."""
+        place = int(np.searchsorted(self._level_ends, value, side="right"))
+        return COARSE_LEVELS + min(place, len(self._level_ends) - 1)
+
+    def _window(self, example: CodesExample, bits: int) -> tuple[int, int]:
+        """Return the frames of a song that are trained on in a step."""
+        crop = self.run.task.crop_frames
+        if crop is None or example.num_frames <= crop:
+            return 0, example.num_frames
+        start = bits % (example.num_frames - crop + 1)
+        return start, start + crop
+
+    def _prompts(self, examples: Sequence[CodesExample]) -> Prompts:
+        run = self.run
+        return Prompts(
+            examples, run.task.prompts, run.model.layout, self.tokenizer, seed=run.train.seed
+        )
+
+    def _length(self, prompts: Prompts, index: int) -> int | None:
+        """Return the length of a song's stream; None if it is not to be trained on."""
+        longest = prompts.longest(index)
+        if longest is None:
+            return None
+        start, end = self._window(prompts.examples[index], 0)
+        length = longest + end - start
+        fits = length <= min(self.run.model.max_positions, self.run.task.positions_per_batch)
+        return length if fits else None

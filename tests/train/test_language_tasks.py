@@ -1,0 +1,194 @@
+"""The tasks of the backbone and of super-resolution."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from khala.backbone import Backbone
+from khala.corpus import open_codes
+from khala.errors import ConfigError
+from khala.recipes import backbone_debug, superres_debug
+from khala.tokens import TextTokenizer, deinterleave
+from khala.train.baselines import bigram_nats, unigram_nats
+from khala.train.prompts import partner_lyrics
+from khala.train.tasks.backbone import BackboneTask, gap_with_error
+from khala.train.tasks.superres import SuperResTask
+
+
+def backbone_task(codes_dir: Path) -> BackboneTask:
+    return BackboneTask(backbone_debug(), open_codes(codes_dir), TextTokenizer.bytes())
+
+
+def superres_task(codes_dir: Path, **task: object) -> SuperResTask:
+    run = superres_debug()
+    run = replace(run, task=replace(run.task, **task))  # type: ignore[arg-type]
+    return SuperResTask(run, open_codes(codes_dir), TextTokenizer.bytes())
+
+
+def test_a_batch_is_prompt_then_audio_then_the_end(codes_dir: Path) -> None:
+    """Scoring a prompt, or not scoring the end, gives a model that never stops singing."""
+    task = backbone_task(codes_dir)
+    batch, layout = task.batch(0, 0), task.run.model.layout
+    indexes = task.plan.at(0)
+    for row, index in enumerate(indexes):
+        prompt = task.prompts.drawn(index, 0, 0)
+        codes_QT = task.examples[index].codes_QT
+        end = len(prompt) + 2 * codes_QT.shape[1]
+        assert batch["tokens_BS"][row, : len(prompt)].tolist() == prompt
+        audio = deinterleave(
+            batch["tokens_BS"][row : row + 1, len(prompt) : end], layout, num_levels=2
+        )
+        np.testing.assert_array_equal(audio[0], codes_QT[:2])
+        assert batch["tokens_BS"][row, end] == layout.control.end_of_text
+        scored = batch["loss_mask_BS"][row].nonzero()[:, 0].tolist()
+        assert scored == list(range(len(prompt), end + 1))
+
+
+@pytest.mark.parametrize("make", [backbone_task, superres_task])
+def test_batches_depend_only_on_their_address(codes_dir: Path, make: object) -> None:
+    """A resumed run that drew other prompts, crops or levels would not be the same run."""
+    one, two = make(codes_dir), make(codes_dir)  # type: ignore[operator]
+    for step in (7, 3):
+        one.batch(step, 0)
+    a, b = one.batch(5, 0), two.batch(5, 0)
+    for name in a:
+        same = (
+            torch.equal(a[name], b[name])
+            if isinstance(a[name], torch.Tensor)
+            else a[name] == b[name]
+        )
+        assert same, name
+
+
+def test_every_way_of_asking_is_trained(codes_dir: Path) -> None:
+    """A user may give tags, a sentence, or nothing; each must have been seen."""
+    task = backbone_task(codes_dir)
+    drawn = {tuple(task.prompts.drawn(0, step, 0)) for step in range(60)}
+    assert len(drawn) == 3
+
+
+def test_right_lyrics_beat_wrong_ones_after_learning(codes_dir: Path) -> None:
+    """The gap is how anyone sees that a model listens to its lyrics at all."""
+    task = backbone_task(codes_dir)
+    optimiser = torch.optim.AdamW(task.model.parameters(), lr=1e-2)
+    task.valid = {"test": task.examples[:4]}
+    for step in range(25):
+        task.losses(task.batch(step, 0), step)["loss"].backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    task.model.eval()
+    with torch.no_grad():
+        values = task.validate(0)
+    baselines = task.baselines()
+    assert values["test/gap"] > 0.05
+    assert values["test/level_0"] < baselines["test/unigram_0"]
+    assert {"test/level_1", "test/gap_se", "test/gap_0"} <= values.keys()
+
+
+def test_songs_that_do_not_fit_are_counted_out_loud(codes_dir: Path) -> None:
+    """Songs dropped in silence are a corpus smaller than its owner believes."""
+    run = backbone_debug()
+    run = replace(run, task=replace(run.task, max_duration_s=0.5))
+    said: list[str] = []
+    with pytest.raises(ConfigError, match="no example"):
+        BackboneTask(run, open_codes(codes_dir), TextTokenizer.bytes(), say=said.append)
+    assert said == ["8 of 8 songs are too long and left out"]
+
+
+def test_superres_starts_from_the_backbone(codes_dir: Path) -> None:
+    """The paper's second finding: from nothing, words come out a third worse."""
+    backbone = Backbone(backbone_debug().model, seed=3)
+    task = SuperResTask(
+        superres_debug(), open_codes(codes_dir), TextTokenizer.bytes(), backbone=backbone
+    )
+    ours, theirs = task.model.state_dict(), backbone.state_dict()
+    name = "layers.1.mlp.up_proj.weight"
+    assert torch.equal(ours[name], theirs[name])
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_both_tasks_and_every_level_come_up(codes_dir: Path, mixed: bool) -> None:
+    """A level that was never a target stays noise in every song."""
+    task = superres_task(codes_dir, mixed_levels=mixed, task_0_ratio=0.3)
+    batches = [task.batch(step, 0) for step in range(150)]
+    num_task_0 = sum(not any(batch["levels"]) for batch in batches)
+    assert 25 <= num_task_0 <= 65
+    levels = {level for batch in batches for level in batch["levels"]}
+    assert min(levels) == 0
+    assert max(levels) <= 63
+    assert 1 not in levels
+    assert len(levels) > 40
+    shapes = {len(set(batch["levels"])) for batch in batches}
+    assert (max(shapes) > 1) == mixed
+
+
+def test_low_levels_can_be_drawn_more_often(codes_dir: Path) -> None:
+    """The first fine levels carry most of what is heard."""
+    plain, low = superres_task(codes_dir), superres_task(codes_dir, level_power=1.0)
+    draws = [(i + 0.5) / 1000 for i in range(1000)]
+    counts = [[task._level(value) for value in draws] for task in (plain, low)]
+    assert {min(count) for count in counts} == {2}
+    assert {max(count) for count in counts} == {63}
+    assert np.bincount(counts[0])[2] == pytest.approx(1000 / 62, abs=1)
+    assert np.bincount(counts[1])[2] > 5 * np.bincount(counts[1])[20]
+
+
+def test_crops_keep_the_prompt_and_cut_the_frames(codes_dir: Path) -> None:
+    """A crop must be a part of the song, the same at every level."""
+    task = superres_task(codes_dir, crop_frames=9, task_0_ratio=0.0)
+    batch = task.batch(4, 0)
+    assert batch["codes_BQT"].shape[2] == 9
+    for row, index in enumerate(task.plan.at(4)):
+        whole = task.examples[index].codes_QT[: batch["codes_BQT"].shape[1]].astype(np.int64)
+        cut = batch["codes_BQT"][row].numpy()
+        assert any((whole[:, s : s + 9] == cut).all() for s in range(whole.shape[1] - 8))
+
+
+def test_superres_learns_a_level_that_follows_from_those_below(codes_dir: Path) -> None:
+    """If the sum of lower levels were not seen, no fine level could be learned."""
+    task = superres_task(codes_dir)
+    batch = task.collate([(task.prompts.ids(0), task.examples[0].codes_QT)], [2])
+    optimiser = torch.optim.AdamW(task.model.parameters(), lr=1e-2)
+    losses = []
+    for step in range(20):
+        loss = task.losses(batch, step)["loss"]
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    with torch.no_grad():
+        values = task.validate(0)
+    assert {"test/task_0", "test/level_2", "test/level_63", "test_words/level_2"} <= values.keys()
+    assert task.baselines().keys() <= {key.replace("level", "unigram") for key in values}
+
+
+def test_baselines_equal_slow_ones() -> None:
+    """A baseline that is too weak makes a bad model look good."""
+    generator = np.random.default_rng(0)
+    songs = [np.cumsum(generator.integers(0, 2, (2, 50)), axis=1) % 8 for _ in range(30)]
+    train, test = songs[:20], songs[20:]
+    counts = np.ones(8)
+    for song in train:
+        for code in song[0]:
+            counts[code] += 1
+    slow = -np.mean([np.log(counts[code] / counts.sum()) for song in test for code in song[0]])
+    assert unigram_nats(train, test, 0, 8) == pytest.approx(slow)
+    # The next code is the last one or one more: log 2, plus the first frame's surprise.
+    assert bigram_nats(train, test, 0, 8) == pytest.approx(np.log(2), abs=0.08)
+    assert bigram_nats(train, test, 1, 8) > 1.5, "level 1 does not depend on level 0 here"
+
+
+def test_nobody_gets_their_own_words_when_lyrics_are_shuffled(codes_dir: Path) -> None:
+    """A pair with the same words would hide the gap."""
+    examples = open_codes(codes_dir).examples
+    for example, other in zip(examples, partner_lyrics(examples), strict=True):
+        assert other != example.lyrics
+        assert (other is None) or not example.instrumental
+    assert gap_with_error([1.0, 3.0]) == (2.0, pytest.approx(1.0))
+    assert np.isnan(gap_with_error([])[0])
