@@ -85,7 +85,7 @@ def listen(wave_CN: Wave) -> Heard:
         silence=silence,
         longest_silence_s=longest_silence_s,
         flat_tops=flat_top_share(wave_CN),
-        flux=float(np.maximum(np.diff(mel_MT, axis=1), 0).mean()) if mel_MT.shape[1] > 1 else 0.0,
+        flux=spectral_flux(mel_MT),
         longest_still_s=longest_still_s(mel_MT),
         loop=loop_strength(mel_MT),
         bpm=tempo_bpm(mel_MT),
@@ -98,6 +98,12 @@ def mel_frames(wave_CN: Wave) -> Floats:
     return (
         log_mel(mono_N, hop=HOP, n_mels=40, f_min=30.0, f_max=16_000.0, floor=1e-2).double().numpy()
     )
+
+
+def spectral_flux(mel_MT: Floats) -> float:
+    """Return the mean rise per band and frame, without the steps at the two ends of the file."""
+    rises = np.maximum(np.diff(mel_MT[:, 4:-4], axis=1), 0)
+    return float(rises.mean()) if rises.size else 0.0
 
 
 def silent_share(wave_CN: Wave) -> tuple[float, float]:

@@ -1,0 +1,143 @@
+"""The table of songs: made once, scored beside their originals, from requests never trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from khala.errors import CorpusError, RequestError
+from khala.evals import EVALS, print_result, report, run_songs_eval
+from khala.evals.recogniser import Recogniser, RecogniserConfig
+from khala.song import Song, SongRequest
+
+
+class Player:
+    """A pipeline whose songs are noise of the requested length."""
+
+    def __init__(self) -> None:
+        self.requests: list[SongRequest] = []
+
+    def check(self, request: SongRequest) -> None:
+        if request.duration_s > 100:
+            raise RequestError("too long")
+
+    def generate(self, request: SongRequest) -> Song:
+        self.requests.append(request)
+        num_frames = round(request.duration_s * 44_100 / 2048)
+        return Song(
+            request=request,
+            codes_QT=np.zeros((request.levels, num_frames), dtype=np.int16),
+            seed=request.seed,
+            model="player",
+            digests={"codec": "0" * 64},
+            sample_rate_hz=44_100,
+            hop=2048,
+            lyrics=request.lyrics,
+            created="",
+            ended="end_token",
+        )
+
+    def decode(self, song: Song) -> np.ndarray:
+        generator = np.random.default_rng(song.seed)
+        num_samples = song.codes_QT.shape[1] * 2048
+        return generator.normal(0, 0.1, (2, num_samples)).astype(np.float32)
+
+
+@pytest.fixture
+def player(monkeypatch: pytest.MonkeyPatch) -> Player:
+    player = Player()
+    monkeypatch.setattr(
+        "khala.evals.songs.Khala.from_pretrained", lambda *_, **__: player, raising=True
+    )
+    return player
+
+
+def test_a_row_for_every_song(write_corpus: Any, player: Player, tmp_path: Path) -> None:
+    """Part F's table: request, length, faults, tempo and words of each song, and the originals."""
+    corpus = write_corpus(5, splits=("train", "test", "test_voice", "test_words", "test"))
+    ear = Recogniser(RecogniserConfig(phonemes=("a", "i", "s", "u"), width=8, dilations=(1,)))
+    ear.words = {"sa": ("s", "a"), "si": ("s", "i"), "ua": ("u", "a"), "iu": ("i", "u")}
+    ear.save(tmp_path / "ear")
+    arguments: dict[str, Any] = {
+        "model": tmp_path,
+        "corpus": corpus,
+        "out": tmp_path / "results",
+        "songs": 4,
+        "recogniser": tmp_path / "ear",
+        "audio": tmp_path / "songs",
+        "levels": 2,
+    }
+    result = run_songs_eval(**arguments)
+    assert [row["song"] for row in result["songs"]] == ["000001", "000002", "000003", "000004"]
+    assert all(row["duration_right"] for row in result["songs"])
+    assert all(row["unknown_words"] == 0 for row in result["originals"])
+    assert all(row["per_shuffled"] is not None for row in result["songs"])
+    assert len({request.seed for request in player.requests}) == 4
+    assert json.loads((tmp_path / "results" / "songs.json").read_text()) == result
+    assert (tmp_path / "results" / "songs.png").stat().st_size > 1000
+    again = run_songs_eval(**arguments)
+    assert len(player.requests) == 4, "songs that are there are not made again"
+    assert again["songs"] == result["songs"]
+
+
+def test_songs_of_the_wrong_length_are_a_fault(
+    write_corpus: Any, player: Player, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Half a song is not the song that was asked for."""
+    corpus = write_corpus(2, splits=("train", "test"))
+    whole = player.decode
+    monkeypatch.setattr(player, "decode", lambda song: whole(song)[:, ::2])
+    result = run_songs_eval(tmp_path, corpus, songs=1, levels=2)
+    assert "duration" in result["songs"][0]["faults"]
+    assert result["means"]["originals"]["duration_right"] == 1.0
+
+
+def test_only_held_out_songs_are_asked_for(
+    write_corpus: Any, player: Player, tmp_path: Path
+) -> None:
+    """A song that was trained on may be recited."""
+    with pytest.raises(CorpusError, match="held-out"):
+        run_songs_eval(tmp_path, write_corpus(2, splits=("train",)), songs=1)
+    assert player.requests == []
+
+
+@pytest.mark.parametrize("name", sorted(EVALS))
+def test_arguments_and_functions_agree(name: str) -> None:
+    """The command line builds its options from the dataclass and calls the function with them."""
+    one = EVALS[name]
+    parameters = dict(inspect.signature(one.run).parameters)
+    assert parameters.pop("on_message").default is report.ignore_messages
+    fields = {field.name: field for field in dataclasses.fields(one.arguments)}
+    assert parameters.keys() == fields.keys()
+    for key, parameter in parameters.items():
+        default = fields[key].default
+        wanted = inspect.Parameter.empty if default is dataclasses.MISSING else default
+        assert parameter.default == wanted, key
+
+
+def test_results_carry_their_circumstances_and_no_paths(tmp_path: Path) -> None:
+    """A number without date, hardware and command is not a claim; a path tells about a machine."""
+    shown = report.table("T", ["name", "value"], [["a", 0.5], ["b", None]])
+    result = report.finish(
+        "codec",
+        {"tables": [shown], "broken": float("nan"), "notes": ["n"]},
+        arguments={"model": tmp_path / "nano", "peers": ("opus-16",), "train": True, "out": None},
+        out=tmp_path / "results",
+    )
+    assert result["command"] == "khala eval codec --model nano --peers opus-16 --train"
+    assert result["broken"] is None
+    assert {"date", "hardware", "software"} <= result.keys()
+    assert str(tmp_path) not in (tmp_path / "results" / "codec.json").read_text()
+    text = io.StringIO()
+    print_result(Console(file=text, width=80), result)
+    assert "0.500" in text.getvalue()
+    with pytest.raises(ValueError, match="columns"):
+        report.table("T", ["one"], [[1, 2]])
