@@ -61,6 +61,13 @@ class SpectralConfig:
     complex_top_hz: float = 8000.0
     """The encoder sees phases below this, and log magnitudes everywhere."""
 
+    skip_top_hz: float = 4000.0
+    """Mid spectrum below this also goes to the latents and back by one linear map each way.
+
+    Started from PCA, it codes the waveform from the first step; without it a network spends
+    hundreds of steps on a constant output before it finds phases.
+    """
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuideConfig:

@@ -16,6 +16,12 @@ from khala.codec.codec import Codec
 from khala.codec.config import CodecConfig
 from khala.codec.fit import CodebookAverages, Quantised, commitment, fit_quantizer, quantise
 from khala.codec.losses import ReconstructionLoss, ReconstructionLossConfig
+from khala.codec.spectral import (
+    SpectralDecoder,
+    SpectralEncoder,
+    start_from_pca,
+    to_mid_side,
+)
 from khala.codec.voice import voice_cepstra
 from khala.errors import ConfigError
 
@@ -121,6 +127,17 @@ class CodecObjective(nn.Module):
         )
         sums = seen.sums_QND.view(levels, batch, frames, width)
         return sums[depths_B.to(sums.device), torch.arange(batch, device=sums.device)]
+
+    @torch.no_grad()
+    def start_linear(self, wave_BCN: Tensor) -> None:
+        """Start the spectral transform's linear maps from the principal components of some audio.
+
+        Does nothing for the published transform.
+        """
+        encoder, decoder = self.codec.encoder, self.codec.decoder
+        if isinstance(encoder, SpectralEncoder) and isinstance(decoder, SpectralDecoder):
+            spectrum = self.codec.stft(to_mid_side(wave_BCN))
+            start_from_pca(encoder, decoder, encoder.low_mid(spectrum).flatten(0, 1))
 
     @torch.no_grad()
     def start_quantizer(self, latents_ND: Tensor, guide_NG: Tensor | None, *, batch: int) -> None:

@@ -20,7 +20,14 @@ from khala.audio import mel_filterbank
 from khala.codec.config import CodecConfig, GuideConfig, SpectralConfig
 from khala.codec.fourier import irfft, rfft
 
-__all__ = ["Guide", "SpectralDecoder", "SpectralEncoder", "Stft"]
+__all__ = ["Guide", "SpectralDecoder", "SpectralEncoder", "Stft", "start_from_pca"]
+
+INPUT_GAIN = 3.0
+"""Compressed spectra are small; this brings what the encoder sees near unit variance."""
+
+SKIP_GAIN = 0.1
+"""Scale of the linear maps' outputs: their weights are stored larger, so that an optimiser's steps
+move them less, and the start from PCA is refined rather than overwritten."""
 
 LOG_FLOOR = 1e-5
 """Added to magnitudes before the logarithm: -100 dB of a full-scale sine."""
@@ -100,20 +107,38 @@ class SpectralEncoder(nn.Module):
         self.coarse = nn.Sequential(*(Block(coarse) for _ in range(spectral.encoder_coarse_blocks)))
         self.norm = nn.LayerNorm(coarse)
         self.leave = nn.Linear(coarse, config.quantizer.latent_width)
+        nn.init.normal_(self.leave.weight, std=0.1 / math.sqrt(coarse))
+        nn.init.zeros_(self.leave.bias)
+        self.skip_bins = _skip_bins(config, spectral)
+        self.skip = nn.Linear(
+            2 * self.skip_bins * spectral.patches, config.quantizer.latent_width, bias=False
+        )
 
     def forward(self, spectrum_BCLF: Tensor) -> Tensor:
         """Return latents_BTD of a spectrum with L = T * patches columns."""
         batch, _, columns, _ = spectrum_BCLF.shape
         magnitude = spectrum_BCLF.abs()
         log_magnitude = (torch.log(magnitude + LOG_FLOOR) + 7.0) / 2.5
-        low = spectrum_BCLF[..., : self.complex_bins]
-        gain = (magnitude[..., : self.complex_bins] + LOG_FLOOR) ** (self.spectral.compression - 1)
-        parts = torch.view_as_real(low * gain).flatten(-2) * 3.0
+        parts = self._compressed(spectrum_BCLF, magnitude).flatten(-2)
         features = torch.cat([log_magnitude, parts], dim=-1).transpose(1, 2).flatten(2)
         hidden = self.fine(self.enter(features))
         hidden = hidden.reshape(batch, columns // self.spectral.patches, -1)
         latents: Tensor = self.leave(self.norm(self.coarse(self.down(hidden))))
-        return latents
+        return latents + SKIP_GAIN * self.skip(self._low_mid(parts))
+
+    def low_mid(self, spectrum_BCLF: Tensor) -> Tensor:
+        """Return what the linear map sees: the compressed mid spectrum of each frame, [B, T, *]."""
+        return self._low_mid(self._compressed(spectrum_BCLF, spectrum_BCLF.abs()).flatten(-2))
+
+    def _compressed(self, spectrum_BCLF: Tensor, magnitude_BCLF: Tensor) -> Tensor:
+        """Return real and imaginary parts below ``complex_top_hz``, magnitudes compressed."""
+        low = spectrum_BCLF[..., : self.complex_bins]
+        loudness = magnitude_BCLF[..., : self.complex_bins] + LOG_FLOOR
+        return torch.view_as_real(low * loudness ** (self.spectral.compression - 1)) * INPUT_GAIN
+
+    def _low_mid(self, parts: Tensor) -> Tensor:
+        mid_BLF = parts[:, 0, :, : 2 * self.skip_bins]
+        return mid_BLF.reshape(mid_BLF.shape[0], mid_BLF.shape[1] // self.spectral.patches, -1)
 
 
 class SpectralDecoder(nn.Module):
@@ -130,8 +155,12 @@ class SpectralDecoder(nn.Module):
         self.fine = nn.Sequential(*(Block(fine) for _ in range(spectral.decoder_fine_blocks)))
         self.norm = nn.LayerNorm(fine)
         self.leave = nn.Linear(fine, config.channels * (spectral.n_fft + 2))
-        nn.init.normal_(self.leave.weight, std=0.1 / math.sqrt(fine))
+        nn.init.normal_(self.leave.weight, std=0.01 / math.sqrt(fine))
         nn.init.zeros_(self.leave.bias)
+        self.skip_bins = _skip_bins(config, spectral)
+        self.skip = nn.Linear(
+            config.quantizer.latent_width, 2 * self.skip_bins * spectral.patches, bias=False
+        )
 
     def forward(self, latents_BTD: Tensor) -> Tensor:
         """Return the complex spectrum [B, C, L, F]."""
@@ -140,10 +169,37 @@ class SpectralDecoder(nn.Module):
         hidden = hidden.reshape(batch, frames * self.spectral.patches, -1)
         out = self.leave(self.norm(self.fine(hidden))).float()
         out = out.reshape(batch, hidden.shape[1], self.channels, -1, 2).transpose(1, 2)
+        low_mid = SKIP_GAIN * self.skip(latents_BTD).float().reshape(batch, hidden.shape[1], -1, 2)
+        below = functional.pad(low_mid, (0, 0, 0, out.shape[3] - self.skip_bins))
+        out = out + functional.pad(below[:, None], (0, 0, 0, 0, 0, 0, 0, self.channels - 1))
         power = out.square().sum(-1, keepdim=True)
         # |out|^(1/c) with the phase of out; the small constant keeps the gradient at 0 finite.
         gain = (power + 1e-10) ** (0.5 * (1 / self.spectral.compression - 1))
         return torch.view_as_complex((out * gain).contiguous())
+
+
+def _skip_bins(config: CodecConfig, spectral: SpectralConfig) -> int:
+    """Return the bins of the linear map; never more than the encoder sees phases of."""
+    top_hz = min(spectral.skip_top_hz, spectral.complex_top_hz)
+    return min(spectral.n_fft // 2 + 1, int(top_hz * spectral.n_fft / config.sample_rate_hz))
+
+
+@torch.no_grad()
+def start_from_pca(encoder: SpectralEncoder, decoder: SpectralDecoder, low_mid_ND: Tensor) -> None:
+    """Set the linear maps to the principal components of some frames' :meth:`low_mid`.
+
+    Latents get unit mean variance; the decoder's map undoes the encoder's.
+    """
+    width = encoder.skip.weight.shape[0]
+    moment = (low_mid_ND.T @ low_mid_ND / len(low_mid_ND)).double().cpu()
+    energy, vectors = torch.linalg.eigh(moment)
+    basis = vectors[:, -width:].flip(1).T.to(low_mid_ND)
+    kept = basis.shape[0]
+    gain = float((width / energy[-width:].sum().clamp_min(1e-9)).sqrt())
+    encoder.skip.weight.zero_()
+    decoder.skip.weight.zero_()
+    encoder.skip.weight[:kept] = basis * (gain / SKIP_GAIN)
+    decoder.skip.weight[:, :kept] = basis.T / (gain * INPUT_GAIN * SKIP_GAIN)
 
 
 class Guide(nn.Module):

@@ -48,6 +48,9 @@ class CodecTaskConfig:
     gain_db: float = 6.0
     """Each crop is made up to this much quieter, so that loudness is not taken for granted."""
 
+    pca_batches: int = 40
+    """Batches of crops from which the spectral transform's linear maps start."""
+
     quantize_from: int = 500
     """Step at which the codebooks are fitted and quantisation begins."""
 
@@ -67,7 +70,7 @@ class CodecTaskConfig:
     """Levels decoded in validation."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "clip_frames", "fit_vectors", "validation_clips"):
+        for name in ("batch_size", "clip_frames", "pca_batches", "fit_vectors", "validation_clips"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if max(self.validation_depths) > self.codec.quantizer.num_levels:
@@ -93,6 +96,10 @@ class CodecTask(Task):
         self._held_out = self._usable("test", config.validation_frames, required=False)
         torch.manual_seed(seed)
         self.objective = CodecObjective(config.codec, config.objective)
+        first = [
+            self.batch(FIT_STREAM - 1 - place, 0)["mix"] for place in range(config.pca_batches)
+        ]
+        self.objective.start_linear(torch.cat(first))
         self.model: nn.Module = self.objective
 
     def batch(self, step: int, part: int) -> Batch:
