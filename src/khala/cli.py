@@ -7,14 +7,13 @@ which everything finished was kept. Results go to stdout, progress and errors to
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 from khala import __version__
+from khala.commands.parsing import Parser, UsageError, guess, unknown_word
 from khala.errors import Cancelled, KhalaError
 
 __all__ = ["main"]
@@ -28,6 +27,10 @@ COMMANDS = (
     ("encode", "turn an audio file into a .khala file", "convert_audio"),
     ("decode", "turn a .khala file into an audio file", "convert_audio"),
     ("verify", "make a saved song again and compare", "verify"),
+    ("synth", "write a demo corpus with ground truth", "corpus"),
+    ("prepare", "turn a folder of songs into training data", "corpus"),
+    ("train", "train a codec, a backbone or a super-resolution model", "train"),
+    ("eval", "measure quality on held-out songs, with peers", "evaluate"),
     ("doctor", "say what this computer can run", "doctor"),
 )
 """Name, one line, and the module of khala.commands that has ``add_NAME`` and ``run_NAME``."""
@@ -42,22 +45,6 @@ start here:
 A song is saved twice: as sound, and as a small .khala file beside it, from which it can be decoded,
 refined to more levels and made again bit for bit.
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose every complaint is one line, and which guesses what was meant."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        kwargs.setdefault("allow_abbrev", False)
-        super().__init__(*args, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
-
-
-class UsageError(KhalaError):
-    """The command line itself is wrong."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,7 +93,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parsers = {}
     for name, line, module in COMMANDS:
-        parser = parsers[name] = subparsers.add_parser(name, help=line, description=line + ".")
+        parser = parsers[name] = subparsers.add_parser(
+            name, help=line, description=line.capitalize() + "."
+        )
         room = importlib.import_module(f"khala.commands.{module}")
         getattr(room, f"add_{name}")(parser)
         parser.set_defaults(run=getattr(room, f"run_{name}"))
@@ -119,20 +108,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if args.command is None:
         raise UsageError(f"give a command: {', '.join(parsers)} (see khala --help)")
     if unknown:
-        options = [o for o in parsers[args.command]._option_string_actions if o.startswith("--")]
-        name = unknown[0].split("=")[0]
-        what = "option" if name.startswith("-") else "argument"
-        raise UsageError(
-            f"khala {args.command} has no {what} {name!r}{guess(name, options)} "
-            f"(see khala {args.command} --help)"
-        )
+        raise unknown_word(parsers[args.command], unknown[0])
     return args
-
-
-def guess(word: str, known: Any) -> str:
-    """`; did you mean 'x'?` if anything known is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import argparse
 import json
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from khala.infer.events import Event
 
-__all__ = ["Stages", "StopFlag", "Terminal", "add_output_options", "stopping"]
+__all__ = ["Counter", "Stages", "StopFlag", "Terminal", "add_output_options", "stopping"]
 
 STAGE_NAMES = {
     "backbone": "sketch (levels 1-2)",
@@ -143,6 +144,41 @@ class Stages:
             self.bars.update(self.tasks[event.stage], completed=event.done, left=left)
         elif event.done == event.total:
             self.terminal.note(f"{self.title}{name}: {event.total} in {event.elapsed_s:.1f} s")
+
+
+@dataclass(kw_only=True)
+class Counter:
+    """Shows ``(done, total)`` as a bar on a terminal, or at every tenth part elsewhere."""
+
+    terminal: Terminal
+    label: str
+    done: int = 0
+    bars: Bars | None = None
+    task: TaskID | None = None
+    started_s: float = field(default_factory=time.monotonic)
+
+    def __enter__(self) -> Counter:
+        if not self.terminal.quiet and sys.stderr.isatty():
+            self.bars = progress_bars()
+            self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Hear that ``done`` of ``total`` are finished."""
+        before, self.done = self.done, done
+        elapsed_s = time.monotonic() - self.started_s
+        left_s = elapsed_s / done * (total - done) if done else 0.0
+        if self.bars is None:
+            if done and done * 10 // total != before * 10 // total:
+                self.terminal.note(f"{self.label}: {done} of {total}, {left_s:.0f} s left")
+            return
+        if self.task is None:
+            self.task = self.bars.add_task(self.label, total=total, left="")
+        self.bars.update(self.task, completed=done, total=total, left=f"{left_s:.0f} s left")
 
 
 def progress_bars() -> Bars:
