@@ -13,23 +13,64 @@ from khala import recipes
 from khala.backbone import Backbone
 from khala.checkpoint import digest, resolve_part, sha256_file
 from khala.codec import Codec
-from khala.corpus import open_codes
+from khala.corpus import open_codes, open_corpus
 from khala.errors import ConfigError
 from khala.tokens import TextTokenizer
 from khala.train.execute import Order, Say, execute
 from khala.train.tasks.backbone import BackboneRun, BackboneTask
+from khala.train.tasks.codec import CodecRun, CodecTask
 from khala.train.tasks.superres import SuperResRun, SuperResTask
 
-__all__ = ["train_backbone", "train_superres"]
+__all__ = ["train_backbone", "train_codec", "train_superres"]
 
 BACKBONE_RECIPES: dict[str, Callable[[], BackboneRun]] = {
     "debug": recipes.backbone_debug,
     "nano": recipes.backbone_nano,
 }
+CODEC_RECIPES: dict[str, Callable[[], CodecRun]] = {
+    "debug": recipes.codec_debug,
+    "nano": recipes.codec_nano,
+}
 SUPERRES_RECIPES: dict[str, Callable[[], SuperResRun]] = {
     "debug": recipes.superres_debug,
     "nano": recipes.superres_nano,
 }
+
+
+def train_codec(
+    corpus_dir: Path,
+    run_dir: Path,
+    recipe: str = "nano",
+    overrides: Sequence[str] = (),
+    *,
+    minutes: float | None = None,
+    device: str = "cpu",
+    on_message: Say = lambda _: None,
+) -> Path:
+    """Train a codec on a corpus of songs, with vocal stems if it is guided.
+
+    Args:
+        corpus_dir: written by ``khala synth``.
+        run_dir: config, log, checkpoints and the model go here; a run begun here goes on.
+        recipe: "debug" or "nano".
+        overrides: ``key=value``, such as ``train.lr=1e-3``.
+        minutes: choose the number of steps by the speed measured here.
+        device: "cpu" or "cuda".
+        on_message: takes lines for the reader.
+
+    Raises:
+        The errors of `train_backbone`; CorpusError too when stems are missing.
+    """
+    corpus = open_corpus(corpus_dir)
+    inputs = {"corpus": sha256_file(Path(corpus_dir) / "corpus.json")}
+
+    def build(run: CodecRun) -> CodecTask:
+        return CodecTask(run.task, corpus, seed=run.train.seed)
+
+    order = Order(
+        run_dir=Path(run_dir), recipe=recipe, overrides=overrides, minutes=minutes, device=device
+    )
+    return execute("codec", order, CODEC_RECIPES, build, inputs=inputs, say=on_message)
 
 
 def train_backbone(

@@ -21,9 +21,10 @@ from khala.codec.objective import CodecObjective, CodecObjectiveConfig
 from khala.corpus.order import draw, indexes, uniform
 from khala.corpus.songs import Corpus, CorpusSong
 from khala.errors import ConfigError, CorpusError
+from khala.train.state import TrainConfig
 from khala.train.task import Batch, Task
 
-__all__ = ["CodecTask", "CodecTaskConfig"]
+__all__ = ["CodecRun", "CodecTask", "CodecTaskConfig"]
 
 FIT_STREAM = 1 << 40
 """Steps from here on are crops for fitting codebooks, never met by a training step."""
@@ -75,6 +76,17 @@ class CodecTaskConfig:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if max(self.validation_depths) > self.codec.quantizer.num_levels:
             raise ConfigError(f"validation_depths {self.validation_depths} exceed num_levels")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodecRun:
+    """A whole run: what is trained, on what, and how."""
+
+    task: CodecTaskConfig
+    """The codec and its batches."""
+
+    train: TrainConfig
+    """The loop."""
 
 
 class CodecTask(Task):
@@ -160,13 +172,13 @@ class CodecTask(Task):
         return {name: float(np.mean(values)) for name, values in totals.items()}
 
     def export(self, folder: Path) -> Path:
-        """Write the codec as a model folder, its codebooks fitted once more if asked for."""
+        """Write ``codec/`` in a model folder, its codebooks fitted once more if asked for."""
         codec = self.objective.codec
         if self.config.refit_vectors:
             codec = copy.deepcopy(codec)
             latents_VD, guide_VG = self._latents(codec, self.config.refit_vectors)
             fit_quantizer(codec.quantizer, latents_VD, guide_VG, iterations=12)
-        codec.save(folder)
+        codec.save(folder / "codec")
         return folder
 
     def _device(self) -> torch.device:

@@ -1,0 +1,79 @@
+"""Runs of the codec by name."""
+
+from __future__ import annotations
+
+from khala.codec import CodecConfig, GuideConfig, QuantizerConfig, SpectralConfig
+from khala.codec.losses import ReconstructionLossConfig
+from khala.codec.objective import CodecObjectiveConfig
+from khala.train.state import TrainConfig
+from khala.train.tasks.codec import CodecRun, CodecTaskConfig
+
+__all__ = ["codec_debug", "codec_nano", "nano_codec"]
+
+
+def nano_codec() -> CodecConfig:
+    """Return the bundled model's codec: 64 levels whose tables take 5 MB."""
+    return CodecConfig(
+        spectral=SpectralConfig(),
+        guide=GuideConfig(width=96),
+        quantizer=QuantizerConfig(latent_width=256, code_width=32),
+    )
+
+
+def codec_debug() -> CodecRun:
+    """Return a run of seconds, for tests and for trying the chain."""
+    codec = CodecConfig(
+        spectral=SpectralConfig(
+            fine_width=16,
+            coarse_width=16,
+            encoder_coarse_blocks=1,
+            decoder_coarse_blocks=1,
+            decoder_fine_blocks=1,
+        ),
+        guide=GuideConfig(num_mels=20, width=8, blocks=1),
+        quantizer=QuantizerConfig(latent_width=32, code_width=8),
+    )
+    return CodecRun(
+        task=CodecTaskConfig(
+            codec=codec,
+            batch_size=2,
+            clip_frames=8,
+            pca_batches=8,
+            quantize_from=6,
+            fit_vectors=400,
+            validation_clips=1,
+            validation_frames=16,
+        ),
+        train=TrainConfig(
+            num_steps=12,
+            lr=1e-3,
+            warmup_steps=2,
+            log_every=4,
+            validate_every=0,
+            precision="float32",
+        ),
+    )
+
+
+def codec_nano() -> CodecRun:
+    """Return the bundled model's run."""
+    return CodecRun(
+        task=CodecTaskConfig(
+            codec=nano_codec(),
+            objective=CodecObjectiveConfig(
+                reconstruction=ReconstructionLossConfig(band_weights=(0.4, 0.4, 0.6, 0.15))
+            ),
+            quantize_from=1500,
+            fit_vectors=40_000,
+            refit_vectors=120_000,
+        ),
+        train=TrainConfig(
+            num_steps=10_000,
+            lr=1.2e-3,
+            beta2=0.99,
+            weight_decay=0.01,
+            warmup_steps=200,
+            ema_decay=0.995,
+            validate_every=1000,
+        ),
+    )
