@@ -11,9 +11,9 @@ from khala.evals.distances import SAMPLE_RATE_HZ, Wave
 
 @pytest.fixture
 def music() -> Wave:
-    """Two seconds of a stereo harmonic tone with some noise at every frequency."""
+    """One second of a stereo harmonic tone with some noise at every frequency."""
     generator = np.random.default_rng(3)
-    seconds = np.arange(2 * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
+    seconds = np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
     tone = sum(0.2 / n * np.sin(2 * np.pi * 180 * n * seconds) for n in range(1, 24))
     noise = generator.normal(0, 0.01, (2, seconds.size))
     swell = 0.6 + 0.4 * np.sin(2 * np.pi * 1.5 * seconds)

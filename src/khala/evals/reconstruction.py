@@ -18,6 +18,7 @@ from torch import Tensor
 
 from khala.codec import Codec
 from khala.corpus import Corpus, CorpusSong, open_corpus
+from khala.corpus.folders import open_folder
 from khala.errors import ConfigError, CorpusError
 from khala.evals import plots, report
 from khala.evals.distances import Distances, Wave, mean_distances, measure
@@ -40,7 +41,7 @@ class CodecEval:
     """Model folder, or its ``codec/``."""
 
     corpus: Path
-    """Corpus with held-out songs."""
+    """Demo corpus, or any folder of audio; only held-out songs are measured."""
 
     out: Path | None = None
     """Folder for codec.json and codec.png."""
@@ -102,7 +103,7 @@ def run_codec_eval(
     if clips < 1 or not seconds >= 1.0:
         raise ConfigError(f"at least one clip of one second is needed, not {clips} of {seconds} s")
     codec = Codec.from_pretrained(model)
-    opened = open_corpus(corpus)
+    opened = open_corpus(corpus) if (corpus / "corpus.json").is_file() else open_folder(corpus)
     chosen = choose_clips(opened, clips, seconds, hop=codec.config.hop)
     ear = None if recogniser is None else Recogniser.from_pretrained(recogniser)
     distances, rates_kbit_s, heard = _reconstruct(codec, chosen, list(peers), ear, on_message)

@@ -34,10 +34,13 @@ def pronounce(lyrics: str, words: Mapping[str, tuple[str, ...]]) -> tuple[list[s
 def sung_phonemes(
     truth: Mapping[str, Any], *, start_s: float = 0.0, end_s: float = float("inf")
 ) -> list[str]:
-    """Return the phonemes whose middle lies in a stretch of a song, in the order they are sung."""
+    """Return the phonemes whose middle lies in a stretch of a song, in the order they are sung.
+
+    A truth without phonemes, such as a user's own, gives none.
+    """
     return [
         str(one["phoneme"])
-        for one in truth["phonemes"]
+        for one in truth.get("phonemes", [])
         if start_s <= (one["start_s"] + one["end_s"]) / 2 < end_s
     ]
 
