@@ -88,9 +88,15 @@ def test_every_step_of_the_trunk(
     seen: dict[str, Tensor] = {}
     hooks = []
     for i, layer in enumerate(backbone.layers):
-        for name, module in ((f"attn{i}", layer.attn), (f"mlp{i}", layer.mlp), (f"layer{i}", layer)):
+        for name, module in (
+            (f"attn{i}", layer.attn),
+            (f"mlp{i}", layer.mlp),
+            (f"layer{i}", layer),
+        ):
             hooks.append(
-                module.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
+                module.register_forward_hook(
+                    lambda _m, _i, out, name=name: seen.update({name: out})
+                )
             )
     try:
         hidden_1SD = backbone.hidden(prompt_1S)
@@ -128,7 +134,7 @@ def test_logits_and_probabilities(
 def test_top_50_of_the_last_position(
     backbone: Backbone, golden: dict[str, np.ndarray], prompt_1S: Tensor
 ) -> None:
-    """Keeping other candidates, or scaling by temperature after the cut, changes how songs sound."""
+    """Keeping other candidates, or cutting before the temperature, changes how songs sound."""
     logits_1V = backbone(prompt_1S)[0, -1:]
     kept = top_candidates(logits_1V, 50)[0]
     order = np.argsort(golden["top50_ids"])
@@ -173,7 +179,7 @@ def test_greedy_over_the_whole_vocabulary(
 def test_greedy_restricted_to_audio(
     backbone: Backbone, golden: dict[str, np.ndarray], prompt_1S: Tensor
 ) -> None:
-    """What the generator does, with the fixture's prompt (which already holds audio) and top-k 1."""
+    """What the generator does at top-k 1, after a prompt that already holds audio."""
     layout = backbone.config.layout
     cache = backbone.new_cache(1, prompt_1S.shape[1] + 32)
     hidden_1SD, written = backbone.hidden(prompt_1S, cache=cache), []

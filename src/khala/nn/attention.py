@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from khala.nn.blocked import blocked_attention, suits
 from khala.nn.cache import KVCache
 from khala.nn.config import TrunkConfig
+from khala.nn.linear import joined_linear
 from khala.nn.rope import rotate
 
 
@@ -89,10 +91,10 @@ class Attention(nn.Module):
     def forward(self, x_BSD: Tensor, positions: Positions, layer: int) -> Tensor:
         """Return the block's output, before it is added to the residual stream."""
         batch, num_positions, _ = x_BSD.shape
-        split = (batch, num_positions, -1, self.head_width)
-        q_BHSK = self.q_proj(x_BSD).view(split).transpose(1, 2)
-        k_BHSK = self.k_proj(x_BSD).view(split).transpose(1, 2)
-        v_BHSK = self.v_proj(x_BSD).view(split).transpose(1, 2)
+        flat = joined_linear(x_BSD, (self.q_proj, self.k_proj, self.v_proj))
+        q_BHSK, k_BHSK, v_BHSK = (
+            y.view(batch, num_positions, -1, self.head_width).transpose(1, 2) for y in flat
+        )
         cos, sin = positions.cos.to(q_BHSK.dtype), positions.sin.to(q_BHSK.dtype)
         q_BHSK, k_BHSK = rotate(q_BHSK, cos, sin), rotate(k_BHSK, cos, sin)
         if positions.cache is not None:
@@ -100,17 +102,27 @@ class Attention(nn.Module):
         if num_positions == 1:
             y_BSD = self._attend_one(q_BHSK, k_BHSK, v_BHSK, positions.mask)
         else:
-            y_BHSK = F.scaled_dot_product_attention(
-                q_BHSK,
-                k_BHSK,
-                v_BHSK,
-                attn_mask=positions.mask,
-                is_causal=positions.is_causal,
-                enable_gqa=self.num_heads != self.num_kv_heads,
-            )
+            y_BHSK = self._attend(q_BHSK, k_BHSK, v_BHSK, positions)
             y_BSD = y_BHSK.transpose(1, 2).reshape(batch, num_positions, -1)
         out_BSD: Tensor = self.o_proj(y_BSD)
         return out_BSD
+
+    def _attend(
+        self, q_BHSK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, positions: Positions
+    ) -> Tensor:
+        """Attend from many positions, by whichever way is fastest here."""
+        if suits(q_BHSK):
+            return blocked_attention(
+                q_BHSK, k_BHSK, v_BHSK, mask=positions.mask, is_causal=positions.is_causal
+            )
+        return F.scaled_dot_product_attention(
+            q_BHSK,
+            k_BHSK,
+            v_BHSK,
+            attn_mask=positions.mask,
+            is_causal=positions.is_causal,
+            enable_gqa=self.num_heads != self.num_kv_heads,
+        )
 
     def _attend_one(
         self, q_BH1K: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask: Tensor | None

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from khala.nn.config import TrunkConfig
+from khala.nn.linear import joined_linear
 
 
 class SwiGLU(nn.Module):
@@ -20,10 +21,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         """Return the block's output, before it is added to the residual stream."""
-        gate_bias, up_bias = self.gate_proj.bias, self.up_proj.bias
-        if self.double_fc1_bias:
-            gate_bias, up_bias = gate_bias * 2, up_bias * 2
-        gate = F.linear(x_BSD, self.gate_proj.weight, gate_bias)
-        up = F.linear(x_BSD, self.up_proj.weight, up_bias)
+        scale = 2.0 if self.double_fc1_bias else 1.0
+        gate, up = joined_linear(x_BSD, (self.gate_proj, self.up_proj), bias_scale=scale)
         out_BSD: Tensor = self.down_proj(F.silu(gate) * up)
         return out_BSD

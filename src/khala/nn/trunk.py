@@ -117,9 +117,7 @@ class Trunk(nn.Module):
     ) -> Positions:
         """Positions of a stream that is read in one piece."""
         self._check_length(num)
-        mask = visible(
-            num, causal=causal, key_mask_BS=key_mask_BS, segment_ids_BS=segment_ids_BS
-        )
+        mask = visible(num, causal=causal, key_mask_BS=key_mask_BS, segment_ids_BS=segment_ids_BS)
         return Positions(
             cos=self.cos_SK[:num],
             sin=self.sin_SK[:num],

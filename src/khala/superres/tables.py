@@ -45,9 +45,7 @@ class LevelTables(nn.Module):
         """
         generator = torch.Generator().manual_seed(seed)
         std = 1.0 / math.sqrt(self.width)
-        self.codes.weight.normal_(
-            0.0, STD * math.sqrt(self.width / self.rank), generator=generator
-        )
+        self.codes.weight.normal_(0.0, STD * math.sqrt(self.width / self.rank), generator=generator)
         self.in_proj.normal_(0.0, std, generator=generator)
         self.out_proj.normal_(0.0, std, generator=generator)
         self.out_bias.zero_()
