@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# as khala.cli does: test processes side by side must not spin for each other's cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def write_tiny_model(folder: Path, *, seed: int = 0, num_levels: int = 8) -> Path:

@@ -384,3 +384,50 @@ def test_errors_are_printable(run: Run) -> None:
     assert status == 2
     assert "\x1b" not in err
     only_line(err)
+
+
+def test_evals_are_those_of_the_room() -> None:
+    """A measurement that exists can be run, with every argument it has."""
+    from khala.commands.evaluate import KINDS, declare
+    from khala.commands.parsing import Parser
+    from khala.evals import EVALS
+
+    assert set(KINDS) == set(EVALS)
+    for kind, one in EVALS.items():
+        parser = Parser(prog=kind)
+        names = declare(parser, one.arguments)
+        assert "model" in names or "recogniser" in names
+        assert all(f"--{name.replace('_', '-')}" in parser.options() for name in names)
+        assert "  --" in parser.format_help()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "codec"], "--out"),
+        (["train", "codec", "--out", "r"], "--corpus"),
+        (["train", "backbone", "--out", "r", "--corpus", "c"], "--codes"),
+        (["train", "backbone", "--out", "r", "--codes", "c", "--corpus", "c"], "not for"),
+        (["train", "backbone", "--out", "r", "--codes", "none"], "none"),
+        (["train", "backbone", "--out", "r", "--codes", "c", "--minutes", "nan"], "above 0"),
+        (["synth", "--out", "c", "--hours", "nan"], "--hours"),
+        (["synth", "--out", "c", "--hours", "0"], "--hours"),
+        (["synth", "--out", "c", "--workers", "0"], "--workers"),
+        (["prepare", "none", "--out", "codes"], "none"),
+        (["eval", "codec", "--modell", "nano", "--model", "nano", "--corpus", "c"], "'--model'"),
+        (["eval", "codec"], "--model"),
+        (["eval", "beauty"], "beauty"),
+        (["eval", "codec", "--model", "none", "--corpus", "none"], "none"),
+    ],
+)
+def test_mistakes_in_training(
+    words: list[str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The commands for training answer a mistake like the others."""
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert expected in only_line(capsys.readouterr().err)

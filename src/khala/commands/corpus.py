@@ -36,6 +36,8 @@ def add_synth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a CPU)")
     parser.add_argument("--stems", action="store_true", help="also write voice and band alone")
     parser.add_argument("--tiny", action="store_true", help="short songs of few words, for tests")
+    parser.add_argument("--soundfont", metavar="FILE", help="for the band (default: the system's)")
+    parser.add_argument("--voices", metavar="DIR", help="voice banks (default: the user's cache)")
     add_output_options(parser)
 
 
@@ -51,8 +53,8 @@ def run_synth(args: argparse.Namespace) -> int:
         raise RequestError(f"--workers is {workers}: 1 to 256")
     from khala.synth import write_corpus
 
-    with Counter(terminal=terminal, label="songs") as count:
-        write_corpus(
+    with Counter(terminal=terminal) as count:
+        num_songs = write_corpus(
             Path(args.out),
             hours=args.hours,
             seed=args.seed,
@@ -60,9 +62,11 @@ def run_synth(args: argparse.Namespace) -> int:
             stems=args.stems,
             tiny=args.tiny,
             progress=count,
+            soundfont=None if args.soundfont is None else Path(args.soundfont),
+            voices=None if args.voices is None else Path(args.voices),
         )
-    terminal.line(f"{args.out}: {count.done} songs, about {args.hours:g} hours")
-    terminal.document({"corpus": args.out, "num_songs": count.done, "hours": args.hours})
+    terminal.line(f"{args.out}: {num_songs} songs, {args.hours:g} hours")
+    terminal.document({"corpus": args.out, "num_songs": num_songs, "hours": args.hours})
     return 0
 
 
@@ -97,8 +101,8 @@ def run_prepare(args: argparse.Namespace) -> int:
     corpus = open_corpus(args.corpus)
     folder = checkpoint.resolve_part(args.codec, "codec")
     encoder = CodecEncoder(Codec.from_pretrained(folder, device=device), checkpoint.digest(folder))
-    with Counter(terminal=terminal, label="songs") as count:
-        prepare(corpus, Path(args.out), encoder, progress=count)
+    with Counter(terminal=terminal) as count:
+        prepare(corpus, Path(args.out), encoder, progress=lambda *n: count("songs", *n))
     terminal.line(f"{args.out}: {len(corpus)} songs encoded")
     terminal.document({"codes": args.out, "num_songs": len(corpus), "codec_digest": encoder.digest})
     return 0

@@ -148,14 +148,12 @@ class Stages:
 
 @dataclass(kw_only=True)
 class Counter:
-    """Shows ``(done, total)`` as a bar on a terminal, or at every tenth part elsewhere."""
+    """Shows ``(label, done, total)`` as bars on a terminal, or every tenth part elsewhere."""
 
     terminal: Terminal
-    label: str
-    done: int = 0
     bars: Bars | None = None
-    task: TaskID | None = None
-    started_s: float = field(default_factory=time.monotonic)
+    tasks: dict[str, TaskID] = field(default_factory=dict)
+    last: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def __enter__(self) -> Counter:
         if not self.terminal.quiet and sys.stderr.isatty():
@@ -167,18 +165,20 @@ class Counter:
         if self.bars is not None:
             self.bars.stop()
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, label: str, done: int, total: int) -> None:
         """Hear that ``done`` of ``total`` are finished."""
-        before, self.done = self.done, done
-        elapsed_s = time.monotonic() - self.started_s
-        left_s = elapsed_s / done * (total - done) if done else 0.0
+        before, started_s = self.last.get(label, (0, time.monotonic()))
+        self.last[label] = done, started_s
+        left_s = (time.monotonic() - started_s) / done * (total - done) if done else 0.0
         if self.bars is None:
             if done and done * 10 // total != before * 10 // total:
-                self.terminal.note(f"{self.label}: {done} of {total}, {left_s:.0f} s left")
+                self.terminal.note(f"{label}: {done} of {total}, {left_s:.0f} s left")
             return
-        if self.task is None:
-            self.task = self.bars.add_task(self.label, total=total, left="")
-        self.bars.update(self.task, completed=done, total=total, left=f"{left_s:.0f} s left")
+        if label not in self.tasks:
+            self.tasks[label] = self.bars.add_task(label, total=total, left="")
+        self.bars.update(
+            self.tasks[label], completed=done, total=total, left=f"{left_s:.0f} s left"
+        )
 
 
 def progress_bars() -> Bars:
