@@ -10,7 +10,6 @@ import pytest
 import soundfile
 
 from khala.corpus import open_corpus
-from khala.corpus.folders import open_folder
 from khala.errors import CorpusError
 
 RATE_HZ = 44_100
@@ -56,7 +55,7 @@ def test_splits_and_unfinished_songs(tmp_path: Path, make_corpus: Make) -> None:
 
 def test_damaged_corpora_are_named(tmp_path: Path, make_corpus: Make) -> None:
     """Someone with a wrong folder must read which file is wrong, not a traceback."""
-    with pytest.raises(CorpusError, match=r"no corpus\.json"):
+    with pytest.raises(CorpusError, match="no audio"):
         open_corpus(tmp_path)
     make_corpus(tmp_path, 1)
     path = tmp_path / "songs" / "000000" / "song.json"
@@ -72,11 +71,11 @@ def test_a_users_folder_is_a_corpus(tmp_path: Path) -> None:
         soundfile.write(tmp_path / f"{name}.wav", wave_NC, RATE_HZ)
     (tmp_path / "a.txt").write_text("[Verse]\nla la")
     (tmp_path / "b.json").write_text('{"tags": "rock, loud", "instrumental": true}')
-    songs = {song.id: song for song in open_folder(tmp_path).songs}
+    songs = {song.id: song for song in open_corpus(tmp_path).songs}
     assert songs["a.wav"].lyrics == "[Verse]\nla la"
     assert not songs["a.wav"].instrumental
     assert songs["b.wav"].tags == ("rock", "loud")
     assert songs["c.wav"].instrumental
     (tmp_path / "c.json").write_text('{"tagz": []}')
     with pytest.raises(CorpusError, match="may hold only"):
-        open_folder(tmp_path)
+        open_corpus(tmp_path)

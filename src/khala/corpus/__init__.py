@@ -3,9 +3,11 @@
 from khala.corpus.codes import CodesDataset, CodesExample, open_codes
 from khala.corpus.prepare import Encoder, prepare
 from khala.corpus.songs import SPLITS, Corpus, CorpusSong, open_corpus
+from khala.corpus.tokenise import CodecEncoder, tokenise_corpus
 
 __all__ = [
     "SPLITS",
+    "CodecEncoder",
     "CodesDataset",
     "CodesExample",
     "Corpus",
@@ -14,4 +16,5 @@ __all__ = [
     "open_codes",
     "open_corpus",
     "prepare",
+    "tokenise_corpus",
 ]

@@ -143,15 +143,19 @@ class Corpus:
 
 
 def open_corpus(folder: Path | str) -> Corpus:
-    """Open a corpus written by ``khala synth``; songs still being written are left out.
+    """Open a corpus written by ``khala synth``, or any folder of audio (see `folders`).
+
+    Songs that ``khala synth`` has not finished are left out.
 
     Raises:
-        CorpusError: no corpus.json, no finished song, or a damaged song.json.
+        CorpusError: no song there, or something beside a song is damaged.
     """
     folder = Path(folder)
     head_path = folder / "corpus.json"
     if not head_path.is_file():
-        raise CorpusError(f"{folder} is not a corpus: it has no corpus.json")
+        from khala.corpus.folders import open_folder
+
+        return open_folder(folder)
     head = _read_object(head_path)
     paths = sorted((folder / "songs").glob("*/song.json"))
     if not paths:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from khala.checkpoint import digest, resolve_part
 from khala.codec import Codec
-from khala.corpus.folders import open_folder
 from khala.corpus.prepare import SONGS_PER_SHARD, prepare
 from khala.corpus.songs import open_corpus
 
@@ -61,11 +60,8 @@ def tokenise_corpus(
         CorpusError: nothing to encode, or ``out`` belongs to another corpus or codec.
         CheckpointError: no codec there.
     """
-    corpus_dir = Path(corpus_dir)
-    is_demo = (corpus_dir / "corpus.json").is_file()
-    corpus = open_corpus(corpus_dir) if is_demo else open_folder(corpus_dir)
     return prepare(
-        corpus,
+        open_corpus(corpus_dir),
         out,
         CodecEncoder(codec, device),
         songs_per_shard=songs_per_shard,
