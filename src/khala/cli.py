@@ -30,6 +30,7 @@ COMMANDS = (
     ("synth", "write a demo corpus with ground truth", "corpus"),
     ("prepare", "turn a folder of songs into training data", "corpus"),
     ("train", "train a codec, a backbone or a super-resolution model", "train"),
+    ("assemble", "put three trained models into one model folder", "assemble"),
     ("eval", "measure quality on held-out songs, with peers", "evaluate"),
     ("doctor", "say what this computer can run", "doctor"),
 )

@@ -22,6 +22,10 @@ KINDS = ("codec", "backbone", "superres", "songs", "recogniser")
 """The keys of khala.evals.EVALS, known here without loading torch."""
 
 
+FILE_COLUMNS = 200
+"""Width of tables that go to a file or a pipe."""
+
+
 def add_eval(parser: argparse.ArgumentParser) -> None:
     """Declare the options; those of a kind are declared when it is known."""
     parser.epilog = (
@@ -53,7 +57,8 @@ def run_eval(args: argparse.Namespace) -> int:
     if not terminal.json:
         from rich.console import Console
 
-        print_result(Console(file=sys.stdout), result)
+        wide = None if sys.stdout.isatty() else FILE_COLUMNS
+        print_result(Console(file=sys.stdout, width=wide), result)
     terminal.document(result)
     return 0
 

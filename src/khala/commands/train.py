@@ -18,6 +18,8 @@ examples:
   khala train backbone nano --codes codes --out runs/backbone --minutes 60
   khala train superres nano --codes codes --init runs/backbone/model \\
                             --codec runs/codec/model --out runs/superres --minutes 60
+  khala assemble --codec runs/codec/model --backbone runs/backbone/model \\
+                 --superres runs/superres/model --out my-model
   khala train backbone debug --codes codes --out runs/try --set train.lr=1e-3
 
 The resolved settings are written to RUN/config.json before the first step. The same command goes

@@ -1,0 +1,78 @@
+"""Three trained parts and their tokenizer become one model folder."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from khala import checkpoint
+from khala.backbone import BackboneConfig
+from khala.codec import CodecConfig
+from khala.errors import CheckpointError, ConfigError
+from khala.infer.pipeline import Khala
+from khala.superres import SuperResConfig
+
+__all__ = ["assemble_model"]
+
+
+def assemble_model(*, codec: Path, backbone: Path, superres: Path, out: Path) -> str:
+    """Copy verified parts into ``out`` as a whole model, or not at all; return its digest.
+
+    Args:
+        codec: a model folder with ``codec/``, or that folder itself.
+        backbone: the same with ``backbone/``; ``tokenizer.json`` stands beside it.
+        superres: the same with ``superres/``.
+        out: must not exist yet.
+
+    Raises:
+        CheckpointError: a part is missing or damaged.
+        ConfigError: the parts do not speak the same language, or ``out`` exists.
+    """
+    parts = {
+        name: checkpoint.resolve_part(path, name)
+        for name, path in (("codec", codec), ("backbone", backbone), ("superres", superres))
+    }
+    _check_together(parts)
+    tokenizer = _tokenizer_beside(parts["backbone"])
+    if out.exists():
+        raise ConfigError(f"{out} is there already: give a folder that is not")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".khala-", dir=out.parent))
+    try:
+        for name, folder in parts.items():
+            (temporary / name).mkdir()
+            for file in ("config.json", "model.safetensors"):
+                shutil.copyfile(checkpoint.verify(folder, file), temporary / name / file)
+            shutil.copyfile(folder / "manifest.json", temporary / name / "manifest.json")
+        shutil.copyfile(tokenizer, temporary / "tokenizer.json")
+        digest = checkpoint.write_manifest(temporary)
+        Khala.from_pretrained(temporary)
+        temporary.chmod(0o755)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return digest
+
+
+def _tokenizer_beside(backbone: Path) -> Path:
+    for folder in (backbone, backbone.parent):
+        if (folder / "tokenizer.json").is_file():
+            return folder / "tokenizer.json"
+    raise CheckpointError(f"{backbone} has no tokenizer.json beside it")
+
+
+def _check_together(parts: dict[str, Path]) -> None:
+    """One alphabet for both models, and the codec's codes in it."""
+    codec = checkpoint.load_config(parts["codec"], "codec", CodecConfig)
+    backbone = checkpoint.load_config(parts["backbone"], "backbone", BackboneConfig)
+    superres = checkpoint.load_config(parts["superres"], "superres", SuperResConfig)
+    if backbone.layout != superres.layout:
+        raise ConfigError("backbone and super-resolution have different alphabets")
+    wanted = (superres.layout.num_levels, superres.layout.codebook_size)
+    found = (codec.quantizer.num_levels, codec.quantizer.codebook_size)
+    if found != wanted:
+        raise ConfigError(
+            f"the codec has {found[0]} levels of {found[1]} codes, the models {wanted[0]} of "
+            f"{wanted[1]}"
+        )
