@@ -48,11 +48,12 @@ def backbone_nano() -> BackboneRun:
     """Return the bundled model's run."""
     return BackboneRun(
         model=BackboneConfig(trunk=nano_trunk(), layout=nano_layout(), max_positions=8192),
-        task=BackboneTaskConfig(tokens_per_batch=16_384),
+        # Small batches: words are found after a number of updates, hardly of tokens.
+        task=BackboneTaskConfig(tokens_per_batch=6144),
         train=TrainConfig(
             num_steps=10_000,
-            lr=2e-3,
-            warmup_steps=200,
+            lr=3e-3,
+            warmup_steps=100,
             schedule="wsd",
             decay_fraction=0.3,
             optimiser="muon",

@@ -41,11 +41,11 @@ def superres_nano() -> SuperResRun:
         model=SuperResConfig(
             trunk=nano_trunk(), layout=nano_layout(), max_positions=6144, factor_rank=32
         ),
-        task=SuperResTaskConfig(positions_per_batch=16_384),
+        task=SuperResTaskConfig(positions_per_batch=6144),
         train=TrainConfig(
             num_steps=10_000,
             lr=2e-3,
-            warmup_steps=200,
+            warmup_steps=100,
             schedule="wsd",
             decay_fraction=0.3,
             optimiser="muon",

@@ -183,6 +183,11 @@ class BackboneTask(Task):
                 values[f"{split}/bigram_{level}"] = bigram_nats(train, test, level, size)
         return values
 
+    def compile(self) -> None:
+        """Compile each layer: the lengths of batches differ, and only layers are worth it."""
+        for layer in self.model.layers:
+            layer.compile(dynamic=True)
+
     def export(self, folder: Path) -> Path:
         self.model.save(folder / "backbone")
         self.tokenizer.save(folder / "tokenizer.json")

@@ -234,6 +234,11 @@ class SuperResTask(Task):
             if examples
         }
 
+    def compile(self) -> None:
+        """Compile each layer: the lengths of batches differ, and only layers are worth it."""
+        for layer in self.model.layers:
+            layer.compile(dynamic=True)
+
     def export(self, folder: Path) -> Path:
         self.model.save(folder / "superres")
         self.tokenizer.save(folder / "tokenizer.json")
