@@ -269,6 +269,8 @@ def _summary(rows: list[dict[str, Any]], originals: list[dict[str, Any]]) -> dic
     ]
     if ours["tempo_right"] is not None:
         checks.append(["tempo within 5 %", ours["tempo_right"], ours["tempo_right"] > 0.5])
+        chance = _chance_of_tempo(rows)
+        checks.append(["of tempi that other songs asked for (chance)", chance, None])
     gap, error = ours["per_gap"], ours["per_gap_standard_error"]
     if gap is not None and error is not None:
         ratio = gap / max(error, 1e-12)
@@ -286,6 +288,17 @@ def _summary(rows: list[dict[str, Any]], originals: list[dict[str, Any]]) -> dic
             report.table("What part F asks for", ["claim", "measured", "holds"], checks),
         ],
     }
+
+
+def _chance_of_tempo(rows: list[dict[str, Any]]) -> float | None:
+    """Return how often a song's tempo is the one that another song was asked for."""
+    agree = [
+        tempo_agrees(one["bpm"], other["wanted_bpm"], octaves=False)
+        for one in rows
+        for other in rows
+        if one is not other and other["wanted_bpm"] is not None
+    ]
+    return float(np.mean(agree)) if agree else None
 
 
 def _means(rows: list[dict[str, Any]]) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""How the recogniser learns: mixes of the train split, with the times of their phonemes.
+"""How the recogniser learns: songs of the train split, with the times of their phonemes.
 
 Framewise cross-entropy shows it quickly where each phoneme is, CTC
 (https://dl.acm.org/doi/10.1145/1143844.1143891) makes it count them right: their sum is what is
@@ -35,6 +35,9 @@ class RecogniserTraining:
     max_hours: float = 4.0
     """Audio kept in memory as features: 50 MB an hour; the first songs of the split are taken."""
 
+    stem_share: float = 0.2
+    """Share of the crops that are the voice alone, where the corpus has stems."""
+
     batch: int = 16
     """Crops in a step."""
 
@@ -56,8 +59,8 @@ class RecogniserTraining:
     def __post_init__(self) -> None:
         if not self.minutes > 0 or self.batch < 1 or self.crop_s < 1 or self.max_steps < 1:
             raise ConfigError(f"a training needs time, steps, crops and a batch: {self}")
-        if not 0.0 <= self.ctc_share <= 1.0:
-            raise ConfigError(f"ctc_share must lie in [0, 1], not {self.ctc_share}")
+        if not (0.0 <= self.ctc_share <= 1.0 and 0.0 <= self.stem_share < 1.0):
+            raise ConfigError(f"ctc_share must lie in [0, 1], stem_share in [0, 1): {self}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,23 +89,27 @@ def train_recogniser(
     model = Recogniser(RecogniserConfig(phonemes=tuple(names)))
     model.words = collect_words(corpus.songs)
     started = time.monotonic()
-    examples = [load_example(corpus, song, model.config) for song in songs]
+    mixes = [load_example(corpus, song, model.config) for song in songs]
+    with_stems = [song for song in songs if "vocals" in song.audio and training.stem_share > 0]
+    stems = [load_example(corpus, song, model.config, "vocals") for song in with_stems]
     hours = sum(song.duration_s for song in songs) / 3600
     on_message(
         f"features of {len(songs)} songs, {hours:.2f} h, in {time.monotonic() - started:.0f} s; "
         f"{len(names)} phonemes, {len(model.words)} words"
     )
-    _standardise(model, examples)
-    _optimise(model, examples, training, on_message)
+    _standardise(model, mixes)
+    _optimise(model, mixes, stems, training, on_message)
     return model.eval()
 
 
-def load_example(corpus: Corpus, song: CorpusSong, config: RecogniserConfig) -> Example:
-    """Read one song's mix and truth; a phoneme the model does not know is an error."""
+def load_example(
+    corpus: Corpus, song: CorpusSong, config: RecogniserConfig, stem: str = "mix"
+) -> Example:
+    """Read one song's sound and truth; a phoneme the model does not know is an error."""
     known = {name: index for index, name in enumerate(config.phonemes, start=1)}
     phonemes = song.truth()["phonemes"]
     return Example(
-        features_TM=_features_of(corpus.read(song), config).astype(np.float16),
+        features_TM=features(corpus.read(song, stem), num_mels=config.num_mels).astype(np.float16),
         ids=np.array([known[p["phoneme"]] for p in phonemes], dtype=np.int64),
         starts_s=np.array([p["start_s"] for p in phonemes], dtype=np.float64),
         ends_s=np.array([p["end_s"] for p in phonemes], dtype=np.float64),
@@ -128,10 +135,6 @@ def crop(example: Example, start_step: int, num_steps: int) -> tuple[Wave, Tenso
     return features_TM, torch.from_numpy(steps_S), torch.from_numpy(example.ids[inside])
 
 
-def _features_of(wave_CN: Wave, config: RecogniserConfig) -> Wave:
-    return features(wave_CN, num_mels=config.num_mels)
-
-
 def _first_hours(songs: Sequence[CorpusSong], max_hours: float) -> list[CorpusSong]:
     taken: list[CorpusSong] = []
     total_s = 0.0
@@ -152,7 +155,8 @@ def _standardise(model: Recogniser, examples: Sequence[Example]) -> None:
 
 def _optimise(
     model: Recogniser,
-    examples: Sequence[Example],
+    mixes: Sequence[Example],
+    stems: Sequence[Example],
     training: RecogniserTraining,
     on_message: OnMessage,
 ) -> None:
@@ -165,7 +169,7 @@ def _optimise(
         warm = min(1.0, (step + 1) / 100)
         for group in optimiser.param_groups:
             group["lr"] = training.peak_rate * warm * 0.5 * (1 + np.cos(np.pi * done)) + 1e-6
-        loss = _loss(model, _batch(examples, training, generator), training)
+        loss = _loss(model, _batch(mixes, stems, training, generator), training)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
@@ -181,15 +185,22 @@ def _optimise(
 
 
 def _batch(
-    examples: Sequence[Example], training: RecogniserTraining, generator: np.random.Generator
+    mixes: Sequence[Example],
+    stems: Sequence[Example],
+    training: RecogniserTraining,
+    generator: np.random.Generator,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     num_steps = round(training.crop_s / STEP_S)
-    lengths = np.array([len(example.features_TM) for example in examples], dtype=np.float64)
-    chosen = generator.choice(len(examples), training.batch, p=lengths / lengths.sum())
+    num_stems = int(generator.binomial(training.batch, training.stem_share)) if stems else 0
     crops = []
-    for index in chosen.tolist():
-        spare = max(1, len(examples[index].features_TM) // 2 - num_steps)
-        crops.append(crop(examples[index], int(generator.integers(spare)), num_steps))
+    for examples, num_crops in ((mixes, training.batch - num_stems), (stems, num_stems)):
+        if not num_crops:
+            continue
+        lengths = np.array([len(one.features_TM) for one in examples], dtype=np.float64)
+        chosen = generator.choice(len(examples), num_crops, p=lengths / lengths.sum())
+        for index in chosen.tolist():
+            spare = max(1, len(examples[index].features_TM) // 2 - num_steps)
+            crops.append(crop(examples[index], int(generator.integers(spare)), num_steps))
     disturbed = [_disturb(features_TM, generator) for features_TM, _, _ in crops]
     return (
         torch.from_numpy(np.stack(disturbed)),
