@@ -117,7 +117,7 @@ def verify(folder: Path, name: str) -> Path:
         raise CheckpointError(f"model file is missing: {path}")
     if sha256_file(path) != files[name].get("sha256"):
         raise CheckpointError(
-            f"model file is damaged: {path} does not have the sha256 of its manifest; fetch it again"
+            f"model file is damaged: {path} does not have the sha256 of its manifest"
         )
     return path
 

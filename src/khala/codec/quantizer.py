@@ -19,6 +19,9 @@ from khala.errors import TokenError
 
 __all__ = ["ResidualQuantizer", "nearest"]
 
+BLOCK = 1024
+"""Points whose distances to every code are held at once."""
+
 
 class ResidualQuantizer(nn.Module):
     """Codebooks of every level, and the two directions: latents to codes and back."""
@@ -97,4 +100,10 @@ class ResidualQuantizer(nn.Module):
 def nearest(points_BTW: Tensor, codes_KW: Tensor) -> Tensor:
     """Return the index of the Euclidean nearest code of each point, [B, T]; ties: the lowest."""
     half_norms_K = 0.5 * codes_KW.square().sum(-1)
-    return (points_BTW @ codes_KW.T - half_norms_K).argmax(-1)
+    rows_NW = points_BTW.reshape(-1, points_BTW.shape[-1])
+    # In blocks whose scores stay in the cache: several times faster for many points.
+    codes = [
+        torch.addmm(half_norms_K, block, codes_KW.T, beta=-1).argmax(-1)
+        for block in rows_NW.split(BLOCK)
+    ]
+    return torch.cat(codes).reshape(points_BTW.shape[:-1])
