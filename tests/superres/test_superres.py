@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from khala.backbone import Backbone, BackboneConfig
 from khala.errors import ConfigError, RequestError, TokenError
 from khala.nn import TrunkConfig
+from khala.nn.init import hidden_std
 from khala.superres import (
     Packing,
     Sketch,
@@ -306,7 +307,7 @@ def test_tables_start_at_their_formula_or_from_the_codec() -> None:
     model = SuperResolution(config, seed=1)
     assert model.levels is not None
     rows = model.embed_level(torch.arange(256), 4).detach()
-    assert float(rows.std()) == pytest.approx(0.02, rel=0.1)
+    assert float(rows.std()) == pytest.approx(hidden_std(128), rel=0.1)
     logits = model.level_logits(torch.randn(200, 128), 4).detach()
     assert float(logits.std()) == pytest.approx(0.02 * 128**0.5, rel=0.15)
     codebooks = torch.randn(4, 256, 8, generator=torch.Generator().manual_seed(0))

@@ -1,10 +1,14 @@
 """Where the weights of a new model start.
 
-One rule: every matrix is normal with standard deviation 0.02 at the published width of 2048, and
-scales as 1/sqrt(width) for other widths, so a small model starts with the same activations as the
-published one. The two matrices of a layer that write into the residual stream (o_proj, down_proj)
-are divided by sqrt(2 * num_layers), so the stream keeps its size whatever the depth. Embeddings
-and output rows are normal with 0.02 at any width. Biases start at zero, norms at one.
+Matrices and embeddings are normal with standard deviation 0.02 at the published width of 2048 and
+scale as 1/sqrt(width), so that a small model starts with the activations of the published one. The
+two matrices of a layer that write into the residual stream (o_proj, down_proj) are divided by
+sqrt(2 * num_layers), so the stream keeps its size whatever the depth. Output rows are normal with
+0.02 at any width. Biases start at zero, norms at one.
+
+Why not 0.02 everywhere: at small widths attention then starts so flat that a model leans on the
+last few codes and takes far longer to listen to its lyrics. Why embeddings scale too: left at
+0.02 they drown under what scaled layers add, and what stands where is learned late.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ PUBLISHED_WIDTH = 2048
 
 
 def hidden_std(width: int) -> float:
-    """Return the standard deviation of a matrix that reads ``width`` channels."""
+    """Return the standard deviation of embeddings and of matrices that read ``width`` channels."""
     return STD * math.sqrt(PUBLISHED_WIDTH / width)
 
 
@@ -32,15 +36,17 @@ def init_weights(module: nn.Module, config: TrunkConfig, *, seed: int) -> None:
     Parameters named differently from those of the trunk and its tables are left alone.
     """
     generator = torch.Generator().manual_seed(seed)
-    residual = hidden_std(config.width) / math.sqrt(2 * config.num_layers)
+    std = hidden_std(config.width)
     for name, parameter in module.named_parameters():
-        if name.endswith(("norm.weight",)):
+        if name.endswith("norm.weight"):
             parameter.fill_(1.0)
-        elif name in ("embed.weight", "lm_head.weight"):
+        elif name == "embed.weight":
+            parameter.normal_(0.0, std, generator=generator)
+        elif name == "lm_head.weight":
             parameter.normal_(0.0, STD, generator=generator)
         elif name.startswith("layers.") and name.endswith(".bias"):
             parameter.zero_()
-        elif name.startswith("layers.") and name.endswith(("o_proj.weight", "down_proj.weight")):
-            parameter.normal_(0.0, residual, generator=generator)
         elif name.startswith("layers."):
-            parameter.normal_(0.0, hidden_std(config.width), generator=generator)
+            writes = name.endswith(("o_proj.weight", "down_proj.weight"))
+            scale = math.sqrt(2 * config.num_layers) if writes else 1.0
+            parameter.normal_(0.0, std / scale, generator=generator)

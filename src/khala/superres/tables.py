@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from khala.nn.init import STD
+from khala.nn.init import STD, hidden_std
 
 
 class LevelTables(nn.Module):
@@ -38,16 +38,17 @@ class LevelTables(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, *, seed: int) -> None:
-        """Start so that products look like full tables: embedding rows and logits of std 0.02.
+        """Start so that products look like full tables: see ``khala.nn.init``.
 
-        Projections have std 1/sqrt(width) and code vectors 0.02 * sqrt(width / rank): a code
-        vector times a projection has std 0.02 per channel, and so has the output row it makes.
+        Code vectors have std 0.02 * sqrt(width / rank) and projections out 1/sqrt(width), which
+        makes output rows of std 0.02; projections in are larger by the ratio of the two stds, so
+        embeddings have the std of full ones.
         """
         generator = torch.Generator().manual_seed(seed)
-        std = 1.0 / math.sqrt(self.width)
+        out_std = 1.0 / math.sqrt(self.width)
         self.codes.weight.normal_(0.0, STD * math.sqrt(self.width / self.rank), generator=generator)
-        self.in_proj.normal_(0.0, std, generator=generator)
-        self.out_proj.normal_(0.0, std, generator=generator)
+        self.in_proj.normal_(0.0, out_std * hidden_std(self.width) / STD, generator=generator)
+        self.out_proj.normal_(0.0, out_std, generator=generator)
         self.out_bias.zero_()
 
     @torch.no_grad()
