@@ -5,16 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
 
 from khala.commands.terminal import Counter, Terminal, add_output_options
 from khala.errors import RequestError
-
-if TYPE_CHECKING:
-    from khala.codec import Codec
 
 __all__ = ["add_prepare", "add_synth", "run_prepare", "run_synth"]
 
@@ -92,36 +85,21 @@ def add_prepare(parser: argparse.ArgumentParser) -> None:
 def run_prepare(args: argparse.Namespace) -> int:
     """Encode a folder of songs."""
     terminal = Terminal.of(args)
-    from khala import checkpoint
-    from khala.codec import Codec
     from khala.commands.models import check_device
-    from khala.corpus import open_corpus, prepare
+    from khala.corpus import open_codes, tokenise_corpus
 
     device = check_device(args.device)
-    corpus = open_corpus(args.corpus)
-    folder = checkpoint.resolve_part(args.codec, "codec")
-    encoder = CodecEncoder(Codec.from_pretrained(folder, device=device), checkpoint.digest(folder))
     with Counter(terminal=terminal) as count:
-        prepare(corpus, Path(args.out), encoder, progress=lambda *n: count("songs", *n))
-    terminal.line(f"{args.out}: {len(corpus)} songs encoded")
-    terminal.document({"codes": args.out, "num_songs": len(corpus), "codec_digest": encoder.digest})
+        tokenise_corpus(
+            args.corpus,
+            args.codec,
+            Path(args.out),
+            device=device,
+            progress=lambda done, total: count("songs", done, total),
+        )
+    codes = open_codes(Path(args.out))
+    terminal.line(f"{args.out}: {len(codes)} songs encoded")
+    terminal.document(
+        {"codes": args.out, "num_songs": len(codes), "codec_digest": codes.codec_digest}
+    )
     return 0
-
-
-class CodecEncoder:
-    """A codec as the corpus room sees one: numpy in, numpy out."""
-
-    def __init__(self, codec: Codec, digest: str) -> None:
-        self.digest = digest
-        self.num_levels = codec.config.quantizer.num_levels
-        self.codebook_size = codec.config.quantizer.codebook_size
-        self._codec = codec
-        self._device = next(codec.parameters()).device
-
-    def encode(self, wave_CN: npt.NDArray[np.float32]) -> npt.NDArray[np.integer[Any]]:
-        """Return codes_QT of one song."""
-        import torch
-
-        wave_1CN = torch.from_numpy(wave_CN)[None].to(self._device)
-        codes_QT: npt.NDArray[np.integer[Any]] = self._codec.encode(wave_1CN)[0].cpu().numpy()
-        return codes_QT

@@ -33,13 +33,13 @@ class Notice:
     """Something was decided that the caller would want to know."""
 
     code: str
-    """Stable name: "scaled_down", "dense_lyrics", "ended_early"."""
+    """Stable name: "scaled_down" or "dense_lyrics"."""
 
     message: str
     """One line for people."""
 
     value: float | None = None
-    """The number in it, for machines: the gain, the words per second, the seconds."""
+    """The number in it, for machines: the gain, or the words per second."""
 
 
 Event: TypeAlias = Progress | Notice
