@@ -12,6 +12,8 @@ MIN_SONG_S, MAX_SONG_S = 20.0, 60.0
 INSTRUMENTAL_SHARE = 0.1
 MIN_LINE_S = 3.2
 
+_TINY_BPM = {4: (135, 160), 3: (92, 112)}
+
 # Kind and lines (0: a section without singing, its bars follow from the line length).
 _FORMS: tuple[tuple[tuple[str, int], ...], ...] = (
     (("intro", 0), ("verse", 4), ("chorus", 4), ("outro", 0)),
@@ -63,7 +65,7 @@ def plan_song(index: int, seed: int, *, tiny: bool = False) -> SongPlan:
     split = split_of(index)
     style = rng.choices(STYLES, [s.weight for s in STYLES])[0]
     beats_per_bar = 3 if rng.random() < style.waltz else 4
-    bpm = rng.randint(120, 160) if tiny else rng.randint(*style.bpm)
+    bpm = rng.randint(*(_TINY_BPM[beats_per_bar] if tiny else style.bpm))
     instrumental = split == "train" and rng.random() < INSTRUMENTAL_SHARE
     pool = [v for v in VOICES if v.held_out == (split == "test_voice")]
     voice = None if instrumental else rng.choice(pool).name

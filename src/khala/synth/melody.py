@@ -173,13 +173,13 @@ def _section_lines(
             home = i == section.num_lines - 1
             lines.append(_line(plan, counts[i % 2], chords, first_beat, centre, rng, home))
     if len(lines) == 4:
-        # B' is B with a new ending: only the last two notes differ.
-        lines[3] = [*lines[1][:-2], *_ending(lines[1], lines[3])]
+        # B' is B with a new ending: up to two last notes differ, and none of the motif.
+        keep = max(MOTIF_NOTES, len(lines[1]) - 2)
+        lines[3] = [*lines[1][:keep], *_ending(lines[1][keep:], lines[3][keep:])]
     return lines
 
 
 def _ending(line: list[LineNote], other: list[LineNote]) -> list[LineNote]:
     return [
-        LineNote(note.start, note.length, new.pitch)
-        for note, new in zip(line[-2:], other[-2:], strict=True)
+        LineNote(note.start, note.length, new.pitch) for note, new in zip(line, other, strict=True)
     ]

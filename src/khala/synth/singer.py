@@ -13,8 +13,9 @@ from scipy.signal import butter, sosfilt
 from khala.errors import CorpusError
 from khala.synth.espeak import INSTALL_COMMAND
 from khala.synth.phonemes import DIPHTHONGS, SONORANTS, STOPS, UNVOICED, is_vowel
+from khala.synth.pitch import pitch_curve
 from khala.synth.placement import PlacedPhoneme, SpokenWord, place_line
-from khala.synth.score import Clock, Note, SungWord
+from khala.synth.score import Clock, SungWord
 from khala.synth.voicebank import (
     FFT_SIZE,
     FRAME_S,
@@ -82,7 +83,7 @@ class Singer:
         times_T = start_s + np.arange(num_frames) * FRAME_S
         cepstra_TC, bands_TB, voiced_T = _frames(units, phonemes, times_T)
         notes = [note for _, word in words for note in word.notes]
-        f0_T = _pitch_curve(self.voice, notes, clock, times_T, rng) * voiced_T
+        f0_T = pitch_curve(self.voice, notes, clock, times_T, rng) * voiced_T
         wave = self._synthesise(f0_T, cepstra_TC, bands_TB)
         return SungLine(start_s, _to_full_band(wave), tuple(phonemes))
 
@@ -215,32 +216,6 @@ def _power_row() -> np.ndarray:
 
 
 _POWER_ROW = _power_row()
-
-
-def _pitch_curve(
-    voice: Voice, notes: list[Note], clock: Clock, times_T: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """The sung pitch in Hz: notes, glides between them, light vibrato, small drift."""
-    starts = np.array([clock.seconds(n.start) for n in notes])
-    ends = np.array([clock.seconds(n.end) for n in notes])
-    pitches = np.array([float(n.pitch) for n in notes])
-    # A singer arrives at the new pitch as the vowel begins, so the glide starts before.
-    which = np.clip(np.searchsorted(starts - 0.035, times_T, side="right") - 1, 0, len(notes) - 1)
-    semitones = pitches[which]
-    since = times_T - starts[which]
-    first = times_T < starts[0] + 0.15
-    scoop = -0.6 * np.exp(-np.maximum(times_T - starts[0], 0.0) / 0.05)
-    semitones = semitones + np.where(first, scoop, 0.0)
-    kernel = np.hanning(13)[1:-1]
-    padded = np.pad(semitones, 5, mode="edge")
-    smooth = np.convolve(padded, kernel / kernel.sum(), mode="valid")
-    length = ends[which] - starts[which]
-    depth = np.clip((since - 0.22) / 0.25, 0.0, 1.0) * (length > 0.42)
-    phase = 2 * np.pi * (voice.vibrato_hz * since + rng.random())
-    vibrato = depth * voice.vibrato_cents / 100.0 * np.sin(phase)
-    drift = rng.normal(0.0, 1.0, len(times_T) // 20 + 3)
-    wander = 0.05 * np.interp(np.arange(len(times_T)), np.arange(len(drift)) * 20.0, drift)
-    return np.asarray(440.0 * 2.0 ** ((smooth + vibrato + wander - 69.0) / 12.0))
 
 
 def _to_full_band(wave_N: np.ndarray) -> np.ndarray:

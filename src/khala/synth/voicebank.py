@@ -130,9 +130,14 @@ def _unpack(meta: dict[str, Any], payload: np.ndarray) -> tuple[dict[str, Any], 
 
 
 def build_bank(
-    base: str, speech_pitch: int, path: Path, on_progress: Callable[[int, int], None] | None = None
+    base: str,
+    speech_pitch: int,
+    path: Path,
+    *,
+    words: tuple[str, ...] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Speak and analyse every word of the lexicon with espeak-ng's voice ``base``.
+    """Speak and analyse ``words`` (default: the lexicon) with espeak-ng's voice ``base``.
 
     The file appears whole or not at all. Raises ``CorpusError`` when espeak-ng or WORLD is
     missing, or when this espeak-ng gives a word other syllables than the lexicon.
@@ -140,15 +145,16 @@ def build_bank(
     speaker = Espeak(base, words_per_minute=_WORDS_PER_MINUTE, pitch=speech_pitch)
     if speaker.sample_rate_hz != SAMPLE_RATE_HZ:
         raise CorpusError(f"{base} speaks at {speaker.sample_rate_hz} Hz, not {SAMPLE_RATE_HZ}")
-    words = load_lexicon().words
+    lexicon = load_lexicon().words
+    chosen = sorted(lexicon if words is None else words)
     units: dict[str, Unit] = {}
-    for i, (text, word) in enumerate(sorted(words.items())):
+    for i, text in enumerate(chosen):
         unit = _analyse(speaker, _SPELLINGS.get(text, text))
-        if sum(map(is_vowel, unit.phonemes)) != word.num_syllables:
+        if sum(map(is_vowel, unit.phonemes)) != lexicon[text].num_syllables:
             raise CorpusError(f"espeak-ng says {text!r} as {' '.join(unit.phonemes)}")
         units[text] = unit
         if on_progress is not None:
-            on_progress(i + 1, len(words))
+            on_progress(i + 1, len(chosen))
     _save(base, units, path)
 
 
