@@ -1,6 +1,7 @@
 """Songs on disk -> training examples: crops of sound for the codec, codes for the models."""
 
 from khala.corpus.codes import CodesDataset, CodesExample, open_codes
+from khala.corpus.excerpts import Section, excerpts, with_excerpts
 from khala.corpus.prepare import Encoder, prepare
 from khala.corpus.songs import SPLITS, Corpus, CorpusSong, open_corpus
 from khala.corpus.tokenise import CodecEncoder, tokenise_corpus
@@ -13,8 +14,11 @@ __all__ = [
     "Corpus",
     "CorpusSong",
     "Encoder",
+    "Section",
+    "excerpts",
     "open_codes",
     "open_corpus",
     "prepare",
     "tokenise_corpus",
+    "with_excerpts",
 ]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from khala.corpus.excerpts import Section
 from khala.corpus.prepare import FORMAT, sha256_file
 from khala.errors import CorpusError
 
@@ -36,6 +37,7 @@ class CodesExample:
     language: str
     duration_s: float
     truth_path: Path | None
+    sections: tuple[Section, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -145,6 +147,7 @@ def _shard(folder: Path, name: str, corpus_dir: Path | None) -> list[CodesExampl
             language=line["language"],
             duration_s=line["duration_s"],
             truth_path=None if corpus_dir is None else _truth(corpus_dir, line["folder"]),
+            sections=tuple(Section(*part) for part in line["sections"]),
         )
         for line, start, end in zip(lines, offsets[:-1], offsets[1:], strict=True)
     ]

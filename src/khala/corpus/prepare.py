@@ -28,7 +28,7 @@ from khala.errors import CorpusError
 
 __all__ = ["Encoder", "prepare", "sha256_file"]
 
-FORMAT = 1
+FORMAT = 2
 SONGS_PER_SHARD = 200
 
 
@@ -192,6 +192,7 @@ def _line(song: CorpusSong, num_frames: int) -> dict[str, Any]:
         "language": song.language,
         "duration_s": song.duration_s,
         "num_frames": num_frames,
+        "sections": [[part.start_s, part.end_s, part.lyrics] for part in song.sections],
     }
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from khala.corpus.excerpts import Section, sections_with_lyrics
 from khala.errors import CorpusError
 
 __all__ = ["SPLITS", "Corpus", "CorpusSong", "open_corpus"]
@@ -64,6 +65,9 @@ class CorpusSong:
 
     truth_path: Path | None
     """The song.json this was read from; None for a user's own audio file."""
+
+    sections: tuple[Section, ...] = ()
+    """Sections with their words, where the ground truth has them."""
 
     def truth(self) -> dict[str, Any]:
         """Read everything known about the song: notes, words, phonemes, beats, chords.
@@ -196,6 +200,7 @@ def _song(path: Path) -> CorpusSong:
             language=str(truth.get("language", "en")),
             audio=audio,
             truth_path=path,
+            sections=sections_with_lyrics(truth.get("sections", []), str(truth["lyrics"])),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorpusError(f"{path} is not the truth of a song: {error!r}") from error

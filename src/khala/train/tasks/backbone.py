@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from khala.backbone import Backbone, BackboneConfig, next_token_losses
-from khala.corpus import CodesDataset, CodesExample
+from khala.corpus import CodesDataset, CodesExample, with_excerpts
 from khala.corpus.order import BatchPlan
 from khala.errors import ConfigError
 from khala.tokens import TextTokenizer, interleave
@@ -38,6 +38,9 @@ class BackboneTaskConfig:
 
     prompts: PromptConfig = field(default_factory=PromptConfig)
     """How songs are asked for."""
+
+    excerpt_max_s: float = 0.0
+    """Train also on sections and runs of sections up to this long, with their own words."""
 
     full_vocabulary: bool = False
     """Normalise over text ids too, which are never scored; see ``next_token_losses``."""
@@ -89,7 +92,7 @@ class BackboneTask(Task):
             if init.config != run.model:
                 raise ConfigError("the backbone to start from has another shape than the recipe's")
             self.model.load_state_dict(init.state_dict())
-        train = codes.split("train")
+        train = with_excerpts(codes.split("train"), run.task.excerpt_max_s)
         prompts = self._prompts(train)
         lengths = [self._length(prompts, index) for index in range(len(train))]
         chosen = [i for i, length in enumerate(lengths) if length is not None]

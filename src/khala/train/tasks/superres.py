@@ -15,7 +15,7 @@ from torch import Tensor
 
 from khala.backbone import Backbone
 from khala.codec import Codec
-from khala.corpus import CodesDataset, CodesExample
+from khala.corpus import CodesDataset, CodesExample, with_excerpts
 from khala.corpus.order import BatchPlan, draw, uniform
 from khala.errors import ConfigError
 from khala.superres import (
@@ -47,6 +47,9 @@ class SuperResTaskConfig:
 
     prompts: PromptConfig = field(default_factory=PromptConfig)
     """How songs are asked for."""
+
+    excerpt_max_s: float = 0.0
+    """Train also on sections and runs of sections up to this long, with their own words."""
 
     task_0_ratio: float = 0.15
     """Part of the batches that are Task 0: causal, level 0."""
@@ -119,7 +122,7 @@ class SuperResTask(Task):
             self.model.levels.start_from_codebooks(
                 codec.quantizer.codebooks[COARSE_LEVELS:num_levels]
             )
-        train = codes.split("train")
+        train = with_excerpts(codes.split("train"), run.task.excerpt_max_s)
         prompts = self._prompts(train)
         lengths = [self._length(prompts, index) for index in range(len(train))]
         chosen = [i for i, length in enumerate(lengths) if length is not None]
