@@ -115,9 +115,10 @@ def verify(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_file():
         raise CheckpointError(f"model file is missing: {path}")
-    if sha256_file(path) != files[name].get("sha256"):
+    found = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    if found != files[name]:
         raise CheckpointError(
-            f"model file is damaged: {path} does not have the sha256 of its manifest"
+            f"model file is damaged: {path} does not have the sha256 and size of its manifest"
         )
     return path
 

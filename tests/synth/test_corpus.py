@@ -16,6 +16,7 @@ import soundfile
 
 from khala.errors import ConfigError, CorpusError
 from khala.synth import num_songs, write_corpus
+from khala.synth.espeak import INSTALL_COMMAND
 from khala.synth.mix import loudness_lufs, true_peak_dbtp
 from khala.synth.phonemes import PHONEMES, SILENCE
 
@@ -147,6 +148,14 @@ def test_two_corpora_do_not_mix(corpus: Path) -> None:
     """Another seed in the same folder would put the same index there twice."""
     with pytest.raises(CorpusError, match="seed 1, not 2"):
         write_corpus(corpus, hours=HOURS, seed=2, workers=1, stems=True, tiny=True)
+
+
+def test_missing_system_parts_are_named_before_anything_is_written(tmp_path: Path) -> None:
+    """An hour of voices built, and then no band: say it in the first second, with the cure."""
+    with pytest.raises(CorpusError) as caught:
+        write_corpus(tmp_path / "out", hours=1.0, seed=1, soundfont=tmp_path / "none.sf2")
+    assert INSTALL_COMMAND in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_corpus_file_is_named(tmp_path: Path) -> None:

@@ -82,3 +82,4 @@ def test_every_espeak_phoneme_keeps_its_whole_time() -> None:
         assert sum(share for _, share in mapped) == pytest.approx(1.0)
         assert all(phoneme in PHONEMES for phoneme, _ in mapped)
     assert from_espeak(";") is None
+    assert from_espeak("'oU") == from_espeak("oU")

@@ -104,6 +104,6 @@ def nearest(points_BTW: Tensor, codes_KW: Tensor) -> Tensor:
     # In blocks whose scores stay in the cache: several times faster for many points.
     codes = [
         torch.addmm(half_norms_K, block, codes_KW.T, beta=-1).argmax(-1)
-        for block in rows_NW.split(BLOCK)
+        for block in torch.split(rows_NW, BLOCK)
     ]
     return torch.cat(codes).reshape(points_BTW.shape[:-1])

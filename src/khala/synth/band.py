@@ -10,7 +10,7 @@ from scipy.signal import butter, sosfilt
 
 from khala.errors import CorpusError
 from khala.synth.espeak import INSTALL_COMMAND
-from khala.synth.fluid import BLOCK, Player, SoundFont
+from khala.synth.fluid import BLOCK, Player, SoundFont, load_fluidsynth
 from khala.synth.score import DRUMS, Clock, Note, Score
 from khala.synth.styles import INSTRUMENTS
 
@@ -38,6 +38,12 @@ def find_soundfont(given: Path | None) -> Path:
             return path
     where = str(given) if given is not None else "/usr/share/sounds"
     raise CorpusError(f"no SoundFont at {where}; install one with: {INSTALL_COMMAND}")
+
+
+def check_band(soundfont: Path | None) -> None:
+    """Raise ``CorpusError`` naming the install command when the band could not play."""
+    find_soundfont(soundfont)
+    load_fluidsynth()
 
 
 class Band:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -26,12 +24,14 @@ import numpy as np
 import soundfile
 
 from khala.errors import ConfigError, CorpusError
-from khala.synth.band import find_soundfont
+from khala.synth.band import check_band
 from khala.synth.form import plan_song
 from khala.synth.mix import RATE_HZ
 from khala.synth.render import RenderedSong, Studio, render_song
 from khala.synth.truth import song_id
+from khala.synth.voicebank import check_world
 from khala.synth.voicestore import default_folder, ensure_banks
+from khala.synth.workers import obey_parent
 
 GENERATOR_VERSION = 1
 """Raised with every change that changes a song's sound or truth."""
@@ -65,12 +65,14 @@ def write_corpus(
     _check_request(hours, seed, workers)
     job = _Job(out=out, seed=seed, stems=stems, tiny=tiny, soundfont=soundfont,
                banks=default_folder() if voices is None else voices)  # fmt: skip
+    if not tiny:
+        check_band(soundfont)
+        check_world()
     count = num_songs(hours, seed, tiny=tiny)
     _claim(job, hours, count)
     todo = [i for i in range(count) if not _finished(job, i)]
     with _one_thread_each():
         if todo and not tiny:
-            find_soundfont(soundfont)
             ensure_banks(job.banks, workers=workers, progress=progress)
         _render_all(job, todo, count, workers, progress)
     return count
@@ -158,7 +160,7 @@ def _render_all(
         return
     pool = ProcessPoolExecutor(
         max_workers=min(workers, len(todo)), mp_context=multiprocessing.get_context("spawn"),
-        initializer=_die_with_parent,
+        initializer=obey_parent,
     )  # fmt: skip
     try:
         jobs: list[Future[None]] = [pool.submit(_render_to_disk, job, i) for i in todo]
@@ -173,19 +175,6 @@ def _render_all(
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _die_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @lru_cache(maxsize=1)

@@ -37,7 +37,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 _QUIET_LEVELS = (2, 3, 4)
 
 
-def _library() -> Any:
+def load_fluidsynth() -> Any:
+    """The C library; ``CorpusError`` naming the install command when it is missing."""
     name = ctypes.util.find_library("fluidsynth") or "libfluidsynth.so.3"
     try:
         library: Any = ctypes.CDLL(name)
@@ -55,7 +56,7 @@ class SoundFont:
     """A loaded SoundFont. Raises ``CorpusError`` when the library or the file cannot be used."""
 
     def __init__(self, path: Path, *, sample_rate_hz: int, gain: float) -> None:
-        self._lib = lib = _library()
+        self._lib = lib = load_fluidsynth()
         for level in _QUIET_LEVELS:
             # It warns of channels without a program, which is every channel of a new player.
             lib.fluid_set_log_function(level, None, None)

@@ -88,7 +88,8 @@ def from_espeak(mnemonic: str) -> tuple[tuple[str, float], ...] | None:
         return ((SILENCE, 1.0),)
     if mnemonic in _MODIFIERS:
         return None
-    found = _FROM_ESPEAK.get(mnemonic)
+    # espeak-ng 1.52 puts the stress before the vowel, 1.51 does not.
+    found = _FROM_ESPEAK.get(mnemonic.lstrip("',%="))
     if found is None:
         raise CorpusError(f"espeak-ng gave the phoneme {mnemonic!r}, which American English lacks")
     return found

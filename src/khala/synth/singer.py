@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import soxr
 from scipy.signal import butter, sosfilt
 
-from khala.errors import CorpusError
-from khala.synth.espeak import INSTALL_COMMAND
 from khala.synth.phonemes import DIPHTHONGS, SONORANTS, STOPS, UNVOICED, is_vowel
 from khala.synth.pitch import pitch_curve
 from khala.synth.placement import PlacedPhoneme, SpokenWord, place_line
@@ -24,6 +21,7 @@ from khala.synth.voicebank import (
     SAMPLE_RATE_HZ,
     Unit,
     VoiceBank,
+    check_world,
     cosine_basis,
     mel_points_hz,
 )
@@ -55,11 +53,7 @@ class Singer:
     """A voice with its bank. Raises ``CorpusError`` when pyworld is missing."""
 
     def __init__(self, voice: Voice, bank: VoiceBank) -> None:
-        try:
-            import pyworld
-        except ImportError as error:
-            raise CorpusError(f"pyworld is missing; install it with: {INSTALL_COMMAND}") from error
-        self._world: Any = pyworld
+        self._world = check_world()
         self.voice = voice
         self._bank = bank
         self._decode_CF, self._tilt_F = _decoder(voice)

@@ -11,6 +11,7 @@ transform of the log spectrum at mel-spaced points, each coefficient in equal st
 
 from __future__ import annotations
 
+import importlib
 import json
 import lzma
 import os
@@ -158,11 +159,16 @@ def build_bank(
     _save(base, units, path)
 
 
-def _analyse(speaker: Espeak, text: str) -> Unit:
+def check_world() -> Any:
+    """The pyworld module; ``CorpusError`` naming the install command when it is missing."""
     try:
-        import pyworld
+        return importlib.import_module("pyworld")
     except ImportError as error:
         raise CorpusError(f"pyworld is missing; install it with: {INSTALL_COMMAND}") from error
+
+
+def _analyse(speaker: Espeak, text: str) -> Unit:
+    pyworld = check_world()
     spoken = speaker.speak(text)
     wave = spoken.samples_N.astype(np.float64)
     rate = spoken.sample_rate_hz

@@ -5,10 +5,13 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from khala.errors import CorpusError
 from khala.synth.voicebank import BANK_FORMAT, build_bank
 from khala.synth.voices import VOICES, Voice
+from khala.synth.workers import obey_parent
 
 
 def default_folder() -> Path:
@@ -32,14 +35,24 @@ def ensure_banks(
     missing = [v for v in VOICES if not bank_path(folder, v).is_file()]
     if not missing:
         return
+    if progress is not None:
+        progress("voices", 0, len(missing))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        max_workers=min(workers, len(missing)), mp_context=context, max_tasks_per_child=1
+        max_workers=min(workers, len(missing)),
+        mp_context=context,
+        max_tasks_per_child=1,
+        initializer=obey_parent,
     ) as pool:
         jobs = [
             pool.submit(build_bank, v.base, v.speech_pitch, bank_path(folder, v)) for v in missing
         ]
-        for done, job in enumerate(as_completed(jobs)):
-            job.result()
-            if progress is not None:
-                progress("voices", done + 1, len(missing))
+        try:
+            for done, job in enumerate(as_completed(jobs)):
+                job.result()
+                if progress is not None:
+                    progress("voices", done + 1, len(missing))
+        except BrokenProcessPool as error:
+            raise CorpusError("a worker died while building a voice bank; run it again") from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
