@@ -8,6 +8,10 @@
 safetensors notices a truncated file but not a flipped bit in its data, so nothing is read before
 its sha256 agrees with the manifest. Config decoding is strict: a missing or unknown field is an
 error that names it. Everything is written to a temporary folder and renamed into place.
+
+Tensors are stored in float32, bfloat16 or int8. In int8, a matrix has one float32 scale for each
+row of its last dimension, in a second tensor with ".scale" added to its name; it is read back as
+float32. Vectors and other small tensors stay float32.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import shutil
 import tempfile
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,10 +45,12 @@ __all__ = [
     "resolve_part",
     "save_model",
     "sha256_file",
+    "stored",
     "write_manifest",
 ]
 
 FORMAT = 1
+SCALE = ".scale"
 MAX_CONFIG_BYTES = 1 << 20
 C = TypeVar("C")
 
@@ -83,6 +90,28 @@ def save_model(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return value
+
+
+def stored(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return tensors as they go to disk: cast, or as int8 rows with their scales.
+
+    Rounding to int8 moves a number by at most 1/254 of the largest in its row.
+    """
+    if dtype != torch.int8:
+        return {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in tensors.items()
+        }
+    packed = {}
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.ndim < 2 or tensor.shape[-1] < 8:
+            packed[name] = tensor
+            continue
+        values = tensor.float()
+        scale = values.abs().amax(dim=-1, keepdim=True).clamp_min(1e-30) / 127
+        packed[name] = torch.round(values / scale).to(torch.int8)
+        packed[name + SCALE] = scale
+    return packed
 
 
 def write_manifest(folder: Path) -> str:
@@ -148,12 +177,17 @@ def load_config(folder: Path, kind: str, cls: type[C]) -> C:
 
 
 def load_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return the verified tensors of a model folder, in the dtype they are stored in."""
+    """Return the verified tensors of a model folder, as stored; int8 ones as float32."""
     path = verify(folder, "model.safetensors")
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, ValueError, OSError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
+    for name in [name for name, tensor in tensors.items() if tensor.dtype == torch.int8]:
+        scale = tensors.pop(name + SCALE, None)
+        if scale is None or scale.shape != (*tensors[name].shape[:-1], 1):
+            raise CheckpointError(f"{path}: int8 tensor {name} has no {name}{SCALE} that fits it")
+        tensors[name] = tensors[name].float() * scale
     return tensors
 
 

@@ -56,6 +56,17 @@ def test_the_voice_is_in_front() -> None:
     assert 10 * np.log10(voice / band) > 3.0
 
 
+def test_stems_that_cancel_still_fit_their_files() -> None:
+    """Where voice and band pull against each other, each alone is louder than their sum."""
+    t = np.arange(4 * RATE_HZ) / RATE_HZ
+    tone = np.sin(2 * np.pi * 400 * t).astype(np.float32)
+    band = 0.02 * _band(4.0) - np.stack([tone, tone])
+    mix = mix_song(tone * 0.5, band, vocal_over_band_db=-0.5, seed=1)
+    assert np.abs(mix.band_CN).max() > np.abs(mix.mix_CN).max()
+    assert np.abs(mix.band_CN).max() <= 1.0
+    assert np.abs(mix.vocals_N).max() <= 1.0
+
+
 def test_the_limiter_never_lets_a_peak_through() -> None:
     """By construction: at every sample the gain is at most what that sample needs."""
     peaks = oversampled_peaks(_band(2.0))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from khala.backbone.config import BackboneConfig
-from khala.checkpoint import load_config, load_into, resolve_part, save_model
+from khala.checkpoint import load_config, load_into, resolve_part, save_model, stored
 from khala.errors import TokenError
 from khala.nn.cache import KVCache
 from khala.nn.init import init_weights
@@ -65,8 +65,8 @@ class Backbone(Trunk):
         return F.linear(hidden, self.lm_head.weight[lo:hi]).float()
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> str:
-        """Write a model folder, its tensors in ``dtype``; return its digest."""
-        tensors = {name: tensor.to(dtype) for name, tensor in self.state_dict().items()}
+        """Write a model folder, see `khala.checkpoint.stored`; return its digest."""
+        tensors = stored(self.state_dict(), dtype)
         return save_model(folder, kind="backbone", config=self.config, tensors=tensors)
 
     @classmethod

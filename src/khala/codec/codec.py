@@ -65,9 +65,9 @@ class Codec(nn.Module):
         checkpoint.load_into(codec, folder)
         return codec.to(device).eval()
 
-    def save(self, folder: Path, *, dtype: torch.dtype = torch.bfloat16) -> str:
-        """Write the codec as a model folder; return its digest."""
-        tensors = {name: tensor.to(dtype) for name, tensor in self.state_dict().items()}
+    def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> str:
+        """Write the codec as a model folder, see `khala.checkpoint.stored`; return its digest."""
+        tensors = checkpoint.stored(self.state_dict(), dtype)
         return checkpoint.save_model(folder, kind="codec", config=self.config, tensors=tensors)
 
     @property

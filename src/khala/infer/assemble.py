@@ -6,6 +6,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import torch
+
 from khala import checkpoint
 from khala.backbone import BackboneConfig
 from khala.codec import CodecConfig
@@ -16,7 +18,9 @@ from khala.superres import SuperResConfig
 __all__ = ["assemble_model"]
 
 
-def assemble_model(*, codec: Path, backbone: Path, superres: Path, out: Path) -> str:
+def assemble_model(
+    *, codec: Path, backbone: Path, superres: Path, out: Path, compact: bool = False
+) -> str:
     """Copy verified parts into ``out`` as a whole model, or not at all; return its digest.
 
     Args:
@@ -24,6 +28,8 @@ def assemble_model(*, codec: Path, backbone: Path, superres: Path, out: Path) ->
         backbone: the same with ``backbone/``; ``tokenizer.json`` stands beside it.
         superres: the same with ``superres/``.
         out: must not exist yet.
+        compact: store the matrices of backbone and super-resolution as int8 rows, a quarter of
+            float32. The codec is always copied as it is: codes belong to its exact numbers.
 
     Raises:
         CheckpointError: a part is missing or damaged.
@@ -41,6 +47,9 @@ def assemble_model(*, codec: Path, backbone: Path, superres: Path, out: Path) ->
     temporary = Path(tempfile.mkdtemp(prefix=".khala-", dir=out.parent))
     try:
         for name, folder in parts.items():
+            if compact and name != "codec":
+                _compacted(name, folder, temporary / name)
+                continue
             (temporary / name).mkdir()
             for file in ("config.json", "model.safetensors"):
                 shutil.copyfile(checkpoint.verify(folder, file), temporary / name / file)
@@ -53,6 +62,17 @@ def assemble_model(*, codec: Path, backbone: Path, superres: Path, out: Path) ->
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return digest
+
+
+def _compacted(name: str, folder: Path, out: Path) -> None:
+    """Write one of the two language models with int8 matrices."""
+    config: BackboneConfig | SuperResConfig
+    if name == "backbone":
+        config = checkpoint.load_config(folder, name, BackboneConfig)
+    else:
+        config = checkpoint.load_config(folder, name, SuperResConfig)
+    tensors = checkpoint.stored(checkpoint.load_tensors(folder), torch.int8)
+    checkpoint.save_model(out, kind=name, config=config, tensors=tensors)
 
 
 def _tokenizer_beside(backbone: Path) -> Path:

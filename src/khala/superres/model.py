@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from khala.checkpoint import load_config, load_into, resolve_part, save_model
+from khala.checkpoint import load_config, load_into, resolve_part, save_model, stored
 from khala.errors import ConfigError
 from khala.nn.config import TrunkConfig
 from khala.nn.init import init_weights
@@ -184,8 +184,8 @@ class SuperResolution(Trunk):
         )[0]
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> str:
-        """Write a model folder, its tensors in ``dtype``; return its digest."""
-        tensors = {name: tensor.to(dtype) for name, tensor in self.state_dict().items()}
+        """Write a model folder, see `khala.checkpoint.stored`; return its digest."""
+        tensors = stored(self.state_dict(), dtype)
         return save_model(folder, kind="superres", config=self.config, tensors=tensors)
 
     @classmethod

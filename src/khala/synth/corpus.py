@@ -189,10 +189,16 @@ def _render_to_disk(job: _Job, index: int) -> None:
         stray.unlink(missing_ok=True)
     song = _render(job, index)
     _write_sound(folder / "mix.flac", song.mix.mix_CN)
+    truth = song.truth
     if job.stems:
-        _write_sound(folder / "vocals.flac", song.mix.vocals_N[None])
-        _write_sound(folder / "band.flac", song.mix.band_CN)
-    _write_json(folder / "song.json", song.truth)
+        # Before the limiter a stem can be louder than the mix that holds it: both are made quieter
+        # by the same gain then, which the truth tells.
+        peak = max(np.abs(song.mix.vocals_N).max(), np.abs(song.mix.band_CN).max())
+        gain = min(1.0, 0.99 / max(float(peak), 1e-9)) if peak > 1.0 else 1.0
+        _write_sound(folder / "vocals.flac", song.mix.vocals_N[None] * gain)
+        _write_sound(folder / "band.flac", song.mix.band_CN * gain)
+        truth = {**truth, "stem_gain": round(gain, 6)}
+    _write_json(folder / "song.json", truth)
 
 
 def _render(job: _Job, index: int) -> RenderedSong:

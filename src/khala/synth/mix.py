@@ -16,6 +16,9 @@ TARGET_LUFS = -14.0
 CEILING_DBTP = -1.3
 """The limiter's own ceiling; the promise is -1.0, the rest is for rounding and smoothing."""
 
+STEM_CEILING = 0.999
+"""Highest sample of a stem on its own."""
+
 _LOOKAHEAD_S = 0.003
 
 
@@ -119,8 +122,10 @@ def mix_song(
 
 def _master(vocals_N: np.ndarray, band_CN: np.ndarray) -> Mix:
     mix_CN = band_CN + vocals_N
-    peaks = oversampled_peaks(mix_CN)
     ceiling = 10.0 ** (CEILING_DBTP / 20.0)
+    # Voice and band can cancel in the mix: alone they must still fit a file.
+    alone_N = np.maximum(np.abs(band_CN).max(axis=0), np.abs(vocals_N))
+    peaks = np.maximum(oversampled_peaks(mix_CN), alone_N * np.float32(ceiling / STEM_CEILING))
     gain = 10.0 ** ((TARGET_LUFS - loudness_lufs(mix_CN)) / 20.0)
     for _ in range(5):
         curve = limiter_gain(peaks, gain, ceiling) * np.float32(gain)

@@ -178,7 +178,8 @@ class CodecTask(Task):
             codec = copy.deepcopy(codec)
             latents_VD, guide_VG = self._latents(codec, self.config.refit_vectors)
             fit_quantizer(codec.quantizer, latents_VD, guide_VG, iterations=12)
-        codec.save(folder / "codec")
+        # As it will be bundled: codes prepared with another rounding would be another codec's.
+        codec.save(folder / "codec", dtype=torch.int8)
         return folder
 
     def _device(self) -> torch.device:
