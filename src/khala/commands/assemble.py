@@ -24,6 +24,9 @@ def add_assemble(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="a folder that is not there yet"
     )
+    parser.add_argument(
+        "--compact", action="store_true", help="store the two language models as int8 rows"
+    )
     add_output_options(parser)
 
 
@@ -37,6 +40,7 @@ def run_assemble(args: argparse.Namespace) -> int:
         backbone=Path(args.backbone),
         superres=Path(args.superres),
         out=Path(args.out),
+        compact=args.compact,
     )
     terminal.line(f"{args.out}: a whole model; try khala generate --model {args.out}")
     terminal.document({"model": args.out, "digest": digest})
