@@ -106,6 +106,8 @@ def run_codec_eval(
     opened = open_corpus(corpus) if (corpus / "corpus.json").is_file() else open_folder(corpus)
     chosen = choose_clips(opened, clips, seconds, hop=codec.config.hop)
     ear = None if recogniser is None else Recogniser.from_pretrained(recogniser)
+    if ear is not None and sum(bool(clip.phonemes) for clip in chosen) < 2:
+        raise CorpusError(f"{corpus} has no two held-out clips with known words: no --recogniser")
     distances, rates_kbit_s, heard = _reconstruct(codec, chosen, list(peers), ear, on_message)
     usage = code_usage(codec, opened, usage_minutes, on_message)
     result = _summary(codec, distances, rates_kbit_s, usage)
