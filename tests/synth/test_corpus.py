@@ -176,3 +176,14 @@ def test_nonsense_is_refused_before_anything_is_written(
     with pytest.raises(ConfigError):
         write_corpus(tmp_path / "out", hours=hours, seed=seed, workers=workers, tiny=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_two_writers_do_not_share_a_folder(tmp_path: Path) -> None:
+    """Two runs at once would each write every song, or tear one another's."""
+    fcntl = pytest.importorskip("fcntl")
+    write_corpus(tmp_path, hours=0.001, seed=1, workers=1, stems=False, tiny=True)
+    with (tmp_path / ".writer").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(CorpusError, match="another process"):
+            write_corpus(tmp_path, hours=0.002, seed=1, workers=1, stems=False, tiny=True)
+    write_corpus(tmp_path, hours=0.002, seed=1, workers=1, stems=False, tiny=True)

@@ -153,7 +153,9 @@ class Counter:
     terminal: Terminal
     bars: Bars | None = None
     tasks: dict[str, TaskID] = field(default_factory=dict)
-    last: dict[str, tuple[int, float]] = field(default_factory=dict)
+    last: dict[str, int] = field(default_factory=dict)
+    first: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """What was done already when each label was first heard, and when: resumed work is no speed."""
 
     def __enter__(self) -> Counter:
         if not self.terminal.quiet and sys.stderr.isatty():
@@ -167,18 +169,20 @@ class Counter:
 
     def __call__(self, label: str, done: int, total: int) -> None:
         """Hear that ``done`` of ``total`` are finished."""
-        before, started_s = self.last.get(label, (0, time.monotonic()))
-        self.last[label] = done, started_s
-        left_s = (time.monotonic() - started_s) / done * (total - done) if done else 0.0
+        before = self.last.get(label, 0)
+        self.last[label] = done
+        begun, started_s = self.first.setdefault(label, (done, time.monotonic()))
+        made = done - begun
+        left = ""
+        if made:
+            left = f"{(time.monotonic() - started_s) / made * (total - done):.0f} s left"
         if self.bars is None:
             if done and done * 10 // total != before * 10 // total:
-                self.terminal.note(f"{label}: {done} of {total}, {left_s:.0f} s left")
+                self.terminal.note(f"{label}: {done} of {total}{left and ', ' + left}")
             return
         if label not in self.tasks:
             self.tasks[label] = self.bars.add_task(label, total=total, left="")
-        self.bars.update(
-            self.tasks[label], completed=done, total=total, left=f"{left_s:.0f} s left"
-        )
+        self.bars.update(self.tasks[label], completed=done, total=total, left=left)
 
 
 def progress_bars() -> Bars:

@@ -33,6 +33,11 @@ from khala.synth.voicebank import check_world
 from khala.synth.voicestore import default_folder, ensure_banks
 from khala.synth.workers import obey_parent
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 GENERATOR_VERSION = 1
 """Raised with every change that changes a song's sound or truth."""
 
@@ -70,8 +75,8 @@ def write_corpus(
         check_world()
     count = num_songs(hours, seed, tiny=tiny)
     _claim(job, hours, count)
-    todo = [i for i in range(count) if not _finished(job, i)]
-    with _one_thread_each():
+    with _sole_writer(out), _one_thread_each():
+        todo = [i for i in range(count) if not _finished(job, i)]
         if todo and not tiny:
             ensure_banks(job.banks, workers=workers, progress=progress)
         _render_all(job, todo, count, workers, progress)
@@ -126,6 +131,23 @@ def _sounds(job: _Job) -> list[str]:
 def _finished(job: _Job, index: int) -> bool:
     folder = _folder(job, index)
     return all((folder / name).is_file() for name in (*_sounds(job), "song.json"))
+
+
+@contextmanager
+def _sole_writer(out: Path) -> Iterator[None]:
+    """Hold the corpus: two runs in one folder would write songs twice.
+
+    The lock is the kernel's and dies with the process; where there is none, nothing is held.
+    """
+    if fcntl is None:
+        yield
+        return
+    with (out / ".writer").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise CorpusError(f"another process is writing {out}: wait for it") from error
+        yield
 
 
 @contextmanager
@@ -189,16 +211,10 @@ def _render_to_disk(job: _Job, index: int) -> None:
         stray.unlink(missing_ok=True)
     song = _render(job, index)
     _write_sound(folder / "mix.flac", song.mix.mix_CN)
-    truth = song.truth
     if job.stems:
-        # Before the limiter a stem can be louder than the mix that holds it: both are made quieter
-        # by the same gain then, which the truth tells.
-        peak = max(np.abs(song.mix.vocals_N).max(), np.abs(song.mix.band_CN).max())
-        gain = min(1.0, 0.99 / max(float(peak), 1e-9)) if peak > 1.0 else 1.0
-        _write_sound(folder / "vocals.flac", song.mix.vocals_N[None] * gain)
-        _write_sound(folder / "band.flac", song.mix.band_CN * gain)
-        truth = {**truth, "stem_gain": round(gain, 6)}
-    _write_json(folder / "song.json", truth)
+        _write_sound(folder / "vocals.flac", song.mix.vocals_N[None])
+        _write_sound(folder / "band.flac", song.mix.band_CN)
+    _write_json(folder / "song.json", song.truth)
 
 
 def _render(job: _Job, index: int) -> RenderedSong:
