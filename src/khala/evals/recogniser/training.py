@@ -24,6 +24,9 @@ from khala.evals.recogniser.lyrics import collect_words
 from khala.evals.recogniser.model import BLANK, STEP_S, Recogniser, RecogniserConfig, features
 from khala.evals.report import OnMessage
 
+LONGEST_STEP_S = 10.0
+"""A step counts as no longer than this: a computer that slept must not end the training."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecogniserTraining:
@@ -163,8 +166,8 @@ def _optimise(
     optimiser = torch.optim.AdamW(model.parameters(), lr=training.peak_rate, weight_decay=0.02)
     generator = np.random.default_rng(training.seed)
     model.train()
-    started = last_said = time.monotonic()
-    step, done, smoothed = 0, 0.0, float("nan")
+    before = last_said = time.monotonic()
+    step, spent_s, done, smoothed = 0, 0.0, 0.0, float("nan")
     while done < 1.0 and step < training.max_steps:
         warm = min(1.0, (step + 1) / 100)
         for group in optimiser.param_groups:
@@ -176,12 +179,13 @@ def _optimise(
         optimiser.step()
         step += 1
         value, now = loss.item(), time.monotonic()
-        done = (now - started) / (60 * training.minutes)
+        spent_s += min(now - before, LONGEST_STEP_S)
+        before, done = now, spent_s / (60 * training.minutes)
         smoothed = value if step == 1 else 0.95 * smoothed + 0.05 * value
         if now - last_said > 20:
             on_message(f"step {step}, {100 * done:.0f} % of the time, loss {smoothed:.3f}")
             last_said = now
-    on_message(f"{step} steps in {time.monotonic() - started:.0f} s, loss {smoothed:.3f}")
+    on_message(f"{step} steps in {spent_s:.0f} s, loss {smoothed:.3f}")
 
 
 def _batch(
