@@ -6,7 +6,11 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help song test test-all check bench corpus clean
+MODEL ?= nano
+CORPUS ?= $(NANO)/corpus
+CODES ?= $(NANO)/codes
+
+.PHONY: help song test test-all check bench corpus nano scores clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,6 +45,36 @@ bench: $(VENV)/dev  ## time the bundled model, stage by stage
 
 corpus: $(VENV)/dev  ## write an hour of demo songs to corpus/ (needs the synth extra, see README)
 	$(BIN)/khala synth --hours 1 --seed 1 --out corpus
+
+# Trains the bundled model from nothing: songs, codec, codes, backbone, super-resolution, scores.
+# Every step goes on where it was stopped. On a GPU: make nano DEVICE=cuda MINUTES=6
+DEVICE ?= cpu
+MINUTES ?= 60
+HOURS ?= 10
+NANO ?= runs/nano
+KHALA ?= $(BIN)/khala
+nano:  ## train the bundled model from nothing into runs/nano (hours on a CPU)
+	$(KHALA) synth --hours $(HOURS) --seed 1 --stems --out $(NANO)/corpus
+	$(KHALA) train codec nano --corpus $(NANO)/corpus --out $(NANO)/codec \
+		--minutes $(MINUTES) --device $(DEVICE)
+	$(KHALA) prepare $(NANO)/corpus --codec $(NANO)/codec/model --out $(NANO)/codes
+	$(KHALA) train backbone nano --codes $(NANO)/codes --out $(NANO)/backbone \
+		--minutes $(MINUTES) --device $(DEVICE)
+	$(KHALA) train superres nano --codes $(NANO)/codes --init $(NANO)/backbone/model \
+		--codec $(NANO)/codec/model --out $(NANO)/superres --minutes $(MINUTES) --device $(DEVICE)
+	rm -rf $(NANO)/model
+	$(KHALA) assemble --compact --codec $(NANO)/codec/model --backbone $(NANO)/backbone/model \
+		--superres $(NANO)/superres/model --out $(NANO)/model
+
+scores:  ## measure a trained model on held-out songs: MODEL=, CORPUS=, CODES=
+	$(KHALA) eval recogniser --corpus $(CORPUS) --recogniser $(NANO)/ear --train --minutes 20
+	$(KHALA) eval codec --model $(MODEL) --corpus $(CORPUS) --recogniser $(NANO)/ear \
+		--out benchmarks/results
+	$(KHALA) eval backbone --model $(MODEL) --codes $(CODES) --out benchmarks/results
+	$(KHALA) eval superres --model $(MODEL) --codes $(CODES) --corpus $(CORPUS) \
+		--out benchmarks/results
+	$(KHALA) eval songs --model $(MODEL) --corpus $(CORPUS) --recogniser $(NANO)/ear \
+		--out benchmarks/results
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

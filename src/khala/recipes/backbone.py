@@ -49,7 +49,7 @@ def backbone_nano() -> BackboneRun:
     return BackboneRun(
         model=BackboneConfig(trunk=nano_trunk(), layout=nano_layout(), max_positions=8192),
         # Small batches: words are found after a number of updates, hardly of tokens.
-        task=BackboneTaskConfig(tokens_per_batch=6144),
+        task=BackboneTaskConfig(tokens_per_batch=6144, excerpt_max_s=16.0),
         train=TrainConfig(
             num_steps=10_000,
             lr=3e-3,

@@ -61,9 +61,9 @@ def codec_nano() -> CodecRun:
         task=CodecTaskConfig(
             codec=nano_codec(),
             objective=CodecObjectiveConfig(
-                reconstruction=ReconstructionLossConfig(band_weights=(0.4, 0.4, 0.6, 0.15))
+                reconstruction=ReconstructionLossConfig(band_weights=(0.4, 0.4, 0.8, 0.2))
             ),
-            quantize_from=1500,
+            quantize_from=700,
             fit_vectors=40_000,
             refit_vectors=120_000,
         ),

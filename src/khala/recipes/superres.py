@@ -41,7 +41,8 @@ def superres_nano() -> SuperResRun:
         model=SuperResConfig(
             trunk=nano_trunk(), layout=nano_layout(), max_positions=6144, factor_rank=32
         ),
-        task=SuperResTaskConfig(positions_per_batch=6144),
+        # The low levels carry most of what is heard; excerpts teach which words are where.
+        task=SuperResTaskConfig(positions_per_batch=6144, excerpt_max_s=16.0, level_power=0.5),
         train=TrainConfig(
             num_steps=10_000,
             lr=2e-3,
