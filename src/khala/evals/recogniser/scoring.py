@@ -71,7 +71,8 @@ def shuffled_error_rate(
 ) -> ErrorRate:
     """Return the error rate of songs against other songs' words: what chance would score.
 
-    Every song is compared with the next ``num_shifts`` songs that have words, so nothing is drawn.
+    Every song is compared with the ``num_shifts`` songs next to it in number of phonemes: only the
+    words are wrong, not how many there are, and nothing is drawn.
 
     Raises:
         ValueError: fewer than two songs have words.
@@ -79,12 +80,14 @@ def shuffled_error_rate(
     pairs = [(h, w) for h, w in zip(heard, wanted, strict=True) if w]
     if len(pairs) < 2:
         raise ValueError("shuffling lyrics takes two songs with words")
+    pairs.sort(key=lambda pair: len(pair[1]))
     all_heard: list[Sequence[str]] = []
     all_wanted: list[Sequence[str]] = []
     for shift in range(1, min(num_shifts, len(pairs) - 1) + 1):
         for index, (one, _) in enumerate(pairs):
+            other = index + shift if index + shift < len(pairs) else index - shift
             all_heard.append(one)
-            all_wanted.append(pairs[(index + shift) % len(pairs)][1])
+            all_wanted.append(pairs[other][1])
     return error_rate(all_heard, all_wanted)
 
 
