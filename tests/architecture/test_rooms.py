@@ -37,6 +37,7 @@ ALLOWED = {
     "evals": MODELS | {"corpus", "synth", "train", "recipes", "infer"},
     "commands": EVERYTHING,
     "cli": EVERYTHING,
+    "__main__": frozenset({"cli"}),
     "__init__": MODELS | {"infer"},
 }
 LAZY = {("song", "codec"), ("song", "checkpoint")}
@@ -45,7 +46,7 @@ LAZY = {("song", "codec"), ("song", "checkpoint")}
 MAX_LINES = 500
 MAX_FUNCTION_LINES = 80
 NO_SUBJECT = {"utils", "util", "helpers", "helper", "common", "misc", "base", "tools"}
-NO_TORCH = {"errors", "song", "cli", "commands", "__init__"}
+NO_TORCH = {"errors", "song", "cli", "commands", "__init__", "__main__"}
 
 
 def room_of(path: Path) -> str:
