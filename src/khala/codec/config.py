@@ -37,7 +37,7 @@ class SpectralConfig:
     patches: int = 4
     """STFT columns per codec frame; the STFT hop is the codec's hop divided by this."""
 
-    compression: float = 0.4
+    compression: float = 0.6
     """Magnitudes are raised to this power before and after the network; phases are kept."""
 
     fine_width: int = 192
@@ -61,11 +61,17 @@ class SpectralConfig:
     complex_top_hz: float = 8000.0
     """The encoder sees phases below this, and log magnitudes everywhere."""
 
-    skip_top_hz: float = 4000.0
-    """Mid spectrum below this also goes to the latents and back by one linear map each way.
+    skip_top_hz: tuple[float, float] = (8000.0, 4000.0)
+    """Mid and side below these also go to the latents and back by one linear map each way.
 
     Started from PCA, it codes the waveform from the first step; without it a network spends
     hundreds of steps on a constant output before it finds phases.
+    """
+
+    skip_emphasis: float = 0.45
+    """PCA sees a bin of f Hz times (f / 500) to this power between 500 and 3000 Hz.
+
+    Without it the latents are spent on the bass, and a voice's harmonics get none.
     """
 
 

@@ -68,16 +68,15 @@ class ReconstructionLoss:
             other_fft: index into ``fft_sizes`` of the second resolution, >= 1.
         """
         config, terms = self.config, {}
-        first = config.fft_sizes[0]
+        first, size = config.fft_sizes[0], config.fft_sizes[other_fft]
         target, made = _stft(target_BCN, first), _stft(wave_BCN, first)
-        terms["mel"] = self._mel_term(made, target, first)
-        terms["log_stft"], terms["linear_stft"] = _magnitude_terms(made.abs(), target.abs())
-        size = config.fft_sizes[other_fft]
-        log, linear = _magnitude_terms(_stft(wave_BCN, size).abs(), _stft(target_BCN, size).abs())
-        terms["log_stft"], terms["linear_stft"] = (
-            terms["log_stft"] + log,
-            terms["linear_stft"] + linear,
+        magnitudes = _magnitude(made), _magnitude(target)
+        terms["mel"] = self._mel_term(*magnitudes, first)
+        log, linear = _magnitude_terms(*magnitudes)
+        other_log, other_linear = _magnitude_terms(
+            _magnitude(_stft(wave_BCN, size)), _magnitude(_stft(target_BCN, size))
         )
+        terms["log_stft"], terms["linear_stft"] = log + other_log, linear + other_linear
         bands = self._band_terms(made, target, first)
         total = (
             config.mel * terms["mel"]
@@ -97,13 +96,15 @@ class ReconstructionLoss:
             bank = mel_filterbank(self.sample_rate_hz, size, self.config.num_mels, 0.0, None)
             self._mels[key] = bank.T.contiguous().to(made_BCLF.device)
         mels = self._mels[key]
-        made, target = made_BCLF.abs() @ mels, target_BCLF.abs() @ mels
+        made, target = made_BCLF @ mels, target_BCLF @ mels
         return (torch.log10(made + 1e-5) - torch.log10(target + 1e-5)).abs().mean()
 
     def _band_terms(self, made_BCLF: Tensor, target_BCLF: Tensor, size: int) -> list[Tensor]:
         """Return log(error energy / signal energy) of each band, [B] each."""
-        error = torch.view_as_real(made_BCLF - target_BCLF).square().sum(-1)
-        signal = torch.view_as_real(target_BCLF).square().sum(-1)
+        above = int(self.config.band_edges_hz[-1] * size / self.sample_rate_hz) + 1
+        made, target = made_BCLF[..., :above], target_BCLF[..., :above]
+        error = (made.real - target.real).square() + (made.imag - target.imag).square()
+        signal = target.real.square() + target.imag.square()
         terms = []
         for low, high in zip(
             self.config.band_edges_hz[:-1], self.config.band_edges_hz[1:], strict=True
@@ -119,8 +120,12 @@ class ReconstructionLoss:
 def _stft(wave_BCN: Tensor, size: int) -> Tensor:
     """Return the complex spectrum [B, C, L, F] with a full-scale sine near magnitude 1."""
     window = torch.hann_window(size, device=wave_BCN.device)
-    columns = wave_BCN.unfold(-1, size, size // 4) * window
-    return rfft(columns) * (4 / size)
+    return rfft(wave_BCN.unfold(-1, size, size // 4) * (window * (4 / size)))
+
+
+def _magnitude(spectrum: Tensor) -> Tensor:
+    """Return absolute values; several times faster backwards than ``Tensor.abs``."""
+    return (spectrum.real.square() + spectrum.imag.square() + 1e-12).sqrt()
 
 
 def _magnitude_terms(made: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ G guide width.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -92,7 +93,9 @@ class CodecObjective(nn.Module):
         decoded_BTD = latents_BTD
         if bool(self.started):
             guide_NG = None if guide_BTG is None else guide_BTG.detach().float().flatten(0, 1)
-            seen = quantise(self.codec.quantizer, latents_BTD.detach().flatten(0, 1), guide_NG)
+            with torch.autocast(latents_BTD.device.type, enabled=False):
+                # Distances in bfloat16 would choose other codes than the finished codec does.
+                seen = quantise(self.codec.quantizer, latents_BTD.detach().flatten(0, 1), guide_NG)
             self._seen = (seen, guide_NG)
             terms["commitment"] = commitment(latents_BTD.flatten(0, 1), seen)
             extra = extra + self.config.commitment * terms["commitment"]
@@ -129,15 +132,23 @@ class CodecObjective(nn.Module):
         return sums[depths_B.to(sums.device), torch.arange(batch, device=sums.device)]
 
     @torch.no_grad()
-    def start_linear(self, wave_BCN: Tensor) -> None:
+    def start_linear(self, waves: Iterable[Tensor]) -> None:
         """Start the spectral transform's linear maps from the principal components of some audio.
 
         Does nothing for the published transform.
+
+        Args:
+            waves: batches [B, C, N] of training audio.
         """
         encoder, decoder = self.codec.encoder, self.codec.decoder
-        if isinstance(encoder, SpectralEncoder) and isinstance(decoder, SpectralDecoder):
-            spectrum = self.codec.stft(to_mid_side(wave_BCN))
-            start_from_pca(encoder, decoder, encoder.low_mid(spectrum).flatten(0, 1))
+        if not isinstance(encoder, SpectralEncoder) or not isinstance(decoder, SpectralDecoder):
+            return
+        moment_DD, count = torch.zeros(()), 0
+        for wave_BCN in waves:
+            low_ND = encoder.low(self.codec.stft(to_mid_side(wave_BCN))).flatten(0, 1)
+            moment_DD, count = moment_DD + low_ND.T @ low_ND, count + len(low_ND)
+        hz_per_bin = self.codec.config.sample_rate_hz / encoder.spectral.n_fft
+        start_from_pca(encoder, decoder, moment_DD.double() / count, hz_per_bin)
 
     @torch.no_grad()
     def start_quantizer(self, latents_ND: Tensor, guide_NG: Tensor | None, *, batch: int) -> None:

@@ -29,6 +29,9 @@ SKIP_GAIN = 0.1
 """Scale of the linear maps' outputs: their weights are stored larger, so that an optimiser's steps
 move them less, and the start from PCA is refined rather than overwritten."""
 
+EMPHASIS_HZ = (500.0, 3000.0)
+"""Where the emphasis of PCA begins and where it grows no more; above 4 kHz it is halved."""
+
 LOG_FLOOR = 1e-5
 """Added to magnitudes before the logarithm: -100 dB of a full-scale sine."""
 
@@ -47,12 +50,13 @@ class Stft(nn.Module):
     def forward(self, wave_BCN: Tensor) -> Tensor:
         """Return the complex spectrum [B, C, L, F]; a full-scale sine has magnitude 1."""
         columns = functional.pad(wave_BCN, (self.pad, self.pad)).unfold(-1, self.n_fft, self.hop)
-        return rfft(columns * self.window) * (4 / self.n_fft)
+        # Scales go with the real window: products of complex numbers are several times slower.
+        return rfft(columns * (self.window * (4 / self.n_fft)))
 
     def inverse(self, spectrum_BCLF: Tensor) -> Tensor:
         """Return the least-squares waveform [B, C, N] of a spectrum."""
         batch, channels, columns, _ = spectrum_BCLF.shape
-        frames = irfft(spectrum_BCLF * (self.n_fft / 4)) * self.window
+        frames = irfft(spectrum_BCLF) * (self.window * (self.n_fft / 4))
         summed = self._overlap_add(frames.reshape(batch * channels, columns, self.n_fft))
         weight = self.window.square().expand(1, columns, self.n_fft)
         wave = summed / self._overlap_add(weight).clamp_min(1e-6)
@@ -111,7 +115,7 @@ class SpectralEncoder(nn.Module):
         nn.init.zeros_(self.leave.bias)
         self.skip_bins = _skip_bins(config, spectral)
         self.skip = nn.Linear(
-            2 * self.skip_bins * spectral.patches, config.quantizer.latent_width, bias=False
+            2 * sum(self.skip_bins) * spectral.patches, config.quantizer.latent_width, bias=False
         )
 
     def forward(self, spectrum_BCLF: Tensor) -> Tensor:
@@ -119,26 +123,33 @@ class SpectralEncoder(nn.Module):
         batch, _, columns, _ = spectrum_BCLF.shape
         magnitude = spectrum_BCLF.abs()
         log_magnitude = (torch.log(magnitude + LOG_FLOOR) + 7.0) / 2.5
-        parts = self._compressed(spectrum_BCLF, magnitude).flatten(-2)
-        features = torch.cat([log_magnitude, parts], dim=-1).transpose(1, 2).flatten(2)
+        real, imag = self._compressed(spectrum_BCLF, magnitude)
+        features = torch.cat([log_magnitude, real, imag], dim=-1).transpose(1, 2).flatten(2)
         hidden = self.fine(self.enter(features))
         hidden = hidden.reshape(batch, columns // self.spectral.patches, -1)
         latents: Tensor = self.leave(self.norm(self.coarse(self.down(hidden))))
-        return latents + SKIP_GAIN * self.skip(self._low_mid(parts))
+        return latents + SKIP_GAIN * self.skip(self._low(real, imag))
 
-    def low_mid(self, spectrum_BCLF: Tensor) -> Tensor:
-        """Return what the linear map sees: the compressed mid spectrum of each frame, [B, T, *]."""
-        return self._low_mid(self._compressed(spectrum_BCLF, spectrum_BCLF.abs()).flatten(-2))
+    def low(self, spectrum_BCLF: Tensor) -> Tensor:
+        """Return what the linear map sees: the low compressed spectrum of each frame, [B, T, *]."""
+        return self._low(*self._compressed(spectrum_BCLF, spectrum_BCLF.abs()))
 
-    def _compressed(self, spectrum_BCLF: Tensor, magnitude_BCLF: Tensor) -> Tensor:
+    def _compressed(self, spectrum_BCLF: Tensor, magnitude_BCLF: Tensor) -> tuple[Tensor, Tensor]:
         """Return real and imaginary parts below ``complex_top_hz``, magnitudes compressed."""
         low = spectrum_BCLF[..., : self.complex_bins]
         loudness = magnitude_BCLF[..., : self.complex_bins] + LOG_FLOOR
-        return torch.view_as_real(low * loudness ** (self.spectral.compression - 1)) * INPUT_GAIN
+        gain = INPUT_GAIN * loudness ** (self.spectral.compression - 1)
+        return low.real * gain, low.imag * gain
 
-    def _low_mid(self, parts: Tensor) -> Tensor:
-        mid_BLF = parts[:, 0, :, : 2 * self.skip_bins]
-        return mid_BLF.reshape(mid_BLF.shape[0], mid_BLF.shape[1] // self.spectral.patches, -1)
+    def _low(self, real_BCLF: Tensor, imag_BCLF: Tensor) -> Tensor:
+        """Lay the low bins of every channel's columns beside each other, frame by frame."""
+        low = [
+            part[:, channel, :, :bins]
+            for channel, bins in enumerate(self.skip_bins)
+            for part in (real_BCLF, imag_BCLF)
+        ]
+        columns = torch.cat(low, dim=-1)
+        return columns.reshape(columns.shape[0], columns.shape[1] // self.spectral.patches, -1)
 
 
 class SpectralDecoder(nn.Module):
@@ -159,7 +170,7 @@ class SpectralDecoder(nn.Module):
         nn.init.zeros_(self.leave.bias)
         self.skip_bins = _skip_bins(config, spectral)
         self.skip = nn.Linear(
-            config.quantizer.latent_width, 2 * self.skip_bins * spectral.patches, bias=False
+            config.quantizer.latent_width, 2 * sum(self.skip_bins) * spectral.patches, bias=False
         )
 
     def forward(self, latents_BTD: Tensor) -> Tensor:
@@ -168,38 +179,68 @@ class SpectralDecoder(nn.Module):
         hidden = self.up(self.coarse(self.enter(latents_BTD)))
         hidden = hidden.reshape(batch, frames * self.spectral.patches, -1)
         out = self.leave(self.norm(self.fine(hidden))).float()
-        out = out.reshape(batch, hidden.shape[1], self.channels, -1, 2).transpose(1, 2)
-        low_mid = SKIP_GAIN * self.skip(latents_BTD).float().reshape(batch, hidden.shape[1], -1, 2)
-        below = functional.pad(low_mid, (0, 0, 0, out.shape[3] - self.skip_bins))
-        out = out + functional.pad(below[:, None], (0, 0, 0, 0, 0, 0, 0, self.channels - 1))
-        power = out.square().sum(-1, keepdim=True)
+        out = out.reshape(batch, hidden.shape[1], self.channels, 2, -1).transpose(1, 2)
+        out = out + SKIP_GAIN * self._low(latents_BTD, hidden.shape[1], out.shape[-1])
+        real, imag = out.unbind(3)
         # |out|^(1/c) with the phase of out; the small constant keeps the gradient at 0 finite.
-        gain = (power + 1e-10) ** (0.5 * (1 / self.spectral.compression - 1))
-        return torch.view_as_complex((out * gain).contiguous())
+        power = real.square() + imag.square() + 1e-10
+        gain = power ** (0.5 * (1 / self.spectral.compression - 1))
+        return torch.complex(real * gain, imag * gain)
+
+    def _low(self, latents_BTD: Tensor, columns: int, bins: int) -> Tensor:
+        """Return the linear map's part of the output, [B, C, L, 2, F]."""
+        low = self.skip(latents_BTD).float().reshape(latents_BTD.shape[0], columns, -1)
+        parts = low.split([2 * below for below in self.skip_bins], dim=2)
+        padded = [
+            functional.pad(part.unflatten(-1, (2, below)), (0, bins - below))
+            for part, below in zip(parts, self.skip_bins, strict=True)
+        ]
+        return torch.stack(padded, dim=1)
 
 
-def _skip_bins(config: CodecConfig, spectral: SpectralConfig) -> int:
-    """Return the bins of the linear map; never more than the encoder sees phases of."""
-    top_hz = min(spectral.skip_top_hz, spectral.complex_top_hz)
-    return min(spectral.n_fft // 2 + 1, int(top_hz * spectral.n_fft / config.sample_rate_hz))
+def _skip_bins(config: CodecConfig, spectral: SpectralConfig) -> tuple[int, ...]:
+    """Return each channel's bins of the linear map; none whose phases the encoder does not see."""
+    tops_hz = [min(top_hz, spectral.complex_top_hz) for top_hz in spectral.skip_top_hz]
+    most = spectral.n_fft // 2 + 1
+    bins = [min(most, int(hz * spectral.n_fft / config.sample_rate_hz)) for hz in tops_hz]
+    return tuple(bins)
+
+
+def _emphasis(encoder: SpectralEncoder, hz_per_bin: float) -> Tensor:
+    """Return the weight of each number of :meth:`SpectralEncoder.low` in PCA."""
+    weights = []
+    for bins in encoder.skip_bins:
+        hz_F = torch.arange(bins) * hz_per_bin
+        octaves = (hz_F / EMPHASIS_HZ[0]).clamp(1.0, EMPHASIS_HZ[1] / EMPHASIS_HZ[0])
+        weight_F = octaves**encoder.spectral.skip_emphasis
+        weight_F[hz_F > 4000.0] *= 0.5
+        weights.append(weight_F.repeat(2))
+    return torch.cat(weights).repeat(encoder.spectral.patches)
 
 
 @torch.no_grad()
-def start_from_pca(encoder: SpectralEncoder, decoder: SpectralDecoder, low_mid_ND: Tensor) -> None:
-    """Set the linear maps to the principal components of some frames' :meth:`low_mid`.
+def start_from_pca(
+    encoder: SpectralEncoder, decoder: SpectralDecoder, moment_DD: Tensor, hz_per_bin: float
+) -> None:
+    """Set the linear maps to the principal components of frames' :meth:`SpectralEncoder.low`.
 
     Latents get unit mean variance; the decoder's map undoes the encoder's.
+
+    Args:
+        encoder, decoder: changed in place.
+        moment_DD: mean outer product of those frames.
+        hz_per_bin: width of an STFT bin.
     """
+    weight_D = _emphasis(encoder, hz_per_bin).to(moment_DD)
     width = encoder.skip.weight.shape[0]
-    moment = (low_mid_ND.T @ low_mid_ND / len(low_mid_ND)).double().cpu()
-    energy, vectors = torch.linalg.eigh(moment)
-    basis = vectors[:, -width:].flip(1).T.to(low_mid_ND)
+    energy, vectors = torch.linalg.eigh(weight_D[:, None] * moment_DD * weight_D)
+    basis = vectors[:, -width:].flip(1).T
     kept = basis.shape[0]
     gain = float((width / energy[-width:].sum().clamp_min(1e-9)).sqrt())
     encoder.skip.weight.zero_()
     decoder.skip.weight.zero_()
-    encoder.skip.weight[:kept] = basis * (gain / SKIP_GAIN)
-    decoder.skip.weight[:, :kept] = basis.T / (gain * INPUT_GAIN * SKIP_GAIN)
+    encoder.skip.weight[:kept] = basis * weight_D * (gain / SKIP_GAIN)
+    decoder.skip.weight[:, :kept] = basis.T / weight_D[:, None] / (gain * INPUT_GAIN * SKIP_GAIN)
 
 
 class Guide(nn.Module):
@@ -223,7 +264,7 @@ class Guide(nn.Module):
     def forward(self, spectrum_BCLF: Tensor) -> Tensor:
         """Return predicted cepstra [B, T, key_width]."""
         batch, _, columns, _ = spectrum_BCLF.shape
-        power = torch.view_as_real(spectrum_BCLF).square().sum(-1)
+        power = spectrum_BCLF.real.square() + spectrum_BCLF.imag.square()
         log_mel = (torch.log(power @ self.mel_FM + LOG_FLOOR**2) + 12.0) / 4.0
         hidden = self.fine(self.enter(log_mel.transpose(1, 2).flatten(2)))
         hidden = self.down(hidden.reshape(batch, columns // self.patches, -1))

@@ -14,9 +14,9 @@ __all__ = ["codec_debug", "codec_nano", "nano_codec"]
 def nano_codec() -> CodecConfig:
     """Return the bundled model's codec: 64 levels whose tables take 5 MB."""
     return CodecConfig(
-        spectral=SpectralConfig(),
+        spectral=SpectralConfig(fine_width=224, coarse_width=320),
         guide=GuideConfig(width=96),
-        quantizer=QuantizerConfig(latent_width=256, code_width=32),
+        quantizer=QuantizerConfig(latent_width=384, code_width=32),
     )
 
 

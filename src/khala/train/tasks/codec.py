@@ -108,10 +108,9 @@ class CodecTask(Task):
         self._held_out = self._usable("test", config.validation_frames, required=False)
         torch.manual_seed(seed)
         self.objective = CodecObjective(config.codec, config.objective)
-        first = [
+        self.objective.start_linear(
             self.batch(FIT_STREAM - 1 - place, 0)["mix"] for place in range(config.pca_batches)
-        ]
-        self.objective.start_linear(torch.cat(first))
+        )
         self.model: nn.Module = self.objective
 
     def batch(self, step: int, part: int) -> Batch:
