@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from khala.corpus import CodesExample, Section, excerpts, with_excerpts
-from khala.corpus.excerpts import sections_with_lyrics
+from khala.corpus import CodesExample, Section, Word, excerpts, with_excerpts
+from khala.corpus.timing import sections_with_lyrics
 
 LYRICS = "[Verse 1]\none two\n\n[Chorus]\nthree\n\n[Chorus]\nthree"
 TRUTH = [
@@ -25,6 +25,7 @@ def song(lyrics: str = LYRICS) -> CodesExample:
         duration_s=40.0,
         truth_path=None,
         sections=sections_with_lyrics(TRUTH, lyrics),
+        words=(Word("one", 10.0, 11.0), Word("two", 12.0, 13.0), Word("three", 20.0, 21.0)),
     )
 
 
@@ -46,6 +47,8 @@ def test_excerpts_are_cut_at_sections() -> None:
     assert chorus.codes_QT[0, 0] == 397
     assert chorus.num_frames == 403
     assert abs(chorus.duration_s - 20.15) < 1e-9
+    assert [word.text for word in chorus.words] == ["three"]
+    assert abs(chorus.words[0].start_s - 0.15) < 1e-9
 
 
 def test_whole_songs_stay_and_instrumentals_have_none() -> None:

@@ -1,9 +1,10 @@
 """Songs on disk -> training examples: crops of sound for the codec, codes for the models."""
 
 from khala.corpus.codes import CodesDataset, CodesExample, open_codes
-from khala.corpus.excerpts import Section, excerpts, with_excerpts
+from khala.corpus.excerpts import excerpts, with_excerpts
 from khala.corpus.prepare import Encoder, prepare
 from khala.corpus.songs import SPLITS, Corpus, CorpusSong, open_corpus
+from khala.corpus.timing import Section, Word
 from khala.corpus.tokenise import CodecEncoder, tokenise_corpus
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "CorpusSong",
     "Encoder",
     "Section",
+    "Word",
     "excerpts",
     "open_codes",
     "open_corpus",

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from khala.corpus.excerpts import Section
 from khala.corpus.prepare import FORMAT, sha256_file
+from khala.corpus.timing import Section, Word
 from khala.errors import CorpusError
 
 __all__ = ["CodesDataset", "CodesExample", "open_codes"]
@@ -38,6 +38,7 @@ class CodesExample:
     duration_s: float
     truth_path: Path | None
     sections: tuple[Section, ...] = ()
+    words: tuple[Word, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -148,6 +149,7 @@ def _shard(folder: Path, name: str, corpus_dir: Path | None) -> list[CodesExampl
             duration_s=line["duration_s"],
             truth_path=None if corpus_dir is None else _truth(corpus_dir, line["folder"]),
             sections=tuple(Section(*part) for part in line["sections"]),
+            words=tuple(Word(*word) for word in line["words"]),
         )
         for line, start, end in zip(lines, offsets[:-1], offsets[1:], strict=True)
     ]

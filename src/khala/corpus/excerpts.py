@@ -6,47 +6,19 @@ ones, and a short stream costs less.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from khala.corpus.timing import sung_between
 
 if TYPE_CHECKING:
     from khala.corpus.codes import CodesExample
 
-__all__ = ["Section", "excerpts", "sections_with_lyrics", "with_excerpts"]
+__all__ = ["excerpts", "with_excerpts"]
 
 ONSET_S = 0.15
 """Consonants of a section's first word begin before its first beat."""
-
-TAG = re.compile(r"\[(.+)\]")
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A section in time, with its part of the lyrics."""
-
-    start_s: float
-    end_s: float
-    lyrics: str
-    """Tag and lines, as in the song's lyrics; empty where nobody sings."""
-
-
-def sections_with_lyrics(sections: Sequence[dict[str, Any]], lyrics: str) -> tuple[Section, ...]:
-    """Give each section of a song's ground truth its block of the lyrics, in order, by name.
-
-    Returns nothing at all if some block finds no section: half-right words teach wrong ones.
-    """
-    blocks = [block.strip() for block in re.split(r"\n\s*\n", lyrics) if block.strip()]
-    given = []
-    for section in sections:
-        words = ""
-        if blocks:
-            tag = TAG.match(blocks[0])
-            if tag and tag.group(1).lower() == str(section["name"]).lower():
-                words = blocks.pop(0)
-        given.append(Section(float(section["start_s"]), float(section["end_s"]), words))
-    return () if blocks else tuple(given)
 
 
 def excerpts(song: CodesExample, *, max_s: float) -> list[CodesExample]:
@@ -74,6 +46,7 @@ def excerpts(song: CodesExample, *, max_s: float) -> list[CodesExample]:
                         lyrics=lyrics,
                         duration_s=end_s - start_s,
                         sections=(),
+                        words=sung_between(song.words, start_s, end_s),
                     )
                 )
     return found

@@ -28,7 +28,7 @@ from khala.errors import CorpusError
 
 __all__ = ["Encoder", "prepare", "sha256_file"]
 
-FORMAT = 2
+FORMAT = 3
 SONGS_PER_SHARD = 200
 
 
@@ -193,6 +193,7 @@ def _line(song: CorpusSong, num_frames: int) -> dict[str, Any]:
         "duration_s": song.duration_s,
         "num_frames": num_frames,
         "sections": [[part.start_s, part.end_s, part.lyrics] for part in song.sections],
+        "words": [[word.text, word.start_s, word.end_s] for word in song.words],
     }
 
 

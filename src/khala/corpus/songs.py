@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from khala.corpus.excerpts import Section, sections_with_lyrics
+from khala.corpus.timing import Section, Word, sections_with_lyrics
 from khala.errors import CorpusError
 
 __all__ = ["SPLITS", "Corpus", "CorpusSong", "open_corpus"]
@@ -68,6 +68,9 @@ class CorpusSong:
 
     sections: tuple[Section, ...] = ()
     """Sections with their words, where the ground truth has them."""
+
+    words: tuple[Word, ...] = ()
+    """Every sung word in time, where the ground truth has them."""
 
     def truth(self) -> dict[str, Any]:
         """Read everything known about the song: notes, words, phonemes, beats, chords.
@@ -201,6 +204,10 @@ def _song(path: Path) -> CorpusSong:
             audio=audio,
             truth_path=path,
             sections=sections_with_lyrics(truth.get("sections", []), str(truth["lyrics"])),
+            words=tuple(
+                Word(str(word["word"]), float(word["start_s"]), float(word["end_s"]))
+                for word in truth.get("words", [])
+            ),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorpusError(f"{path} is not the truth of a song: {error!r}") from error

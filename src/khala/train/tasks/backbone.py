@@ -6,6 +6,7 @@ Shape letters: B batch, S stream positions, Q levels, T frames.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from khala.corpus import CodesDataset, CodesExample, with_excerpts
 from khala.corpus.order import BatchPlan
 from khala.errors import ConfigError
 from khala.tokens import TextTokenizer, interleave
+from khala.train.alignment import WatchedHead, letters_sung, word_spans
 from khala.train.baselines import bigram_nats, unigram_nats
 from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
 from khala.train.state import TrainConfig
@@ -41,6 +43,13 @@ class BackboneTaskConfig:
 
     excerpt_max_s: float = 0.0
     """Train also on sections and runs of sections up to this long, with their own words."""
+
+    alignment: float = 0.0
+    """Weight of telling one attention head which word is sung (see ``train.alignment``); 0: the
+    model finds that by itself, as published."""
+
+    alignment_layer: int = 2
+    """Layer of that head."""
 
     full_vocabulary: bool = False
     """Normalise over text ids too, which are never scored; see ``next_token_losses``."""
@@ -68,6 +77,13 @@ class BackboneRun:
 
     train: TrainConfig
     """The loop."""
+
+    def __post_init__(self) -> None:
+        layers = self.model.trunk.num_layers
+        if self.task.alignment and not 0 <= self.task.alignment_layer < layers:
+            raise ConfigError(
+                f"alignment_layer must lie in 0..{layers - 1}, not {self.task.alignment_layer}"
+            )
 
 
 class BackboneTask(Task):
@@ -128,19 +144,37 @@ class BackboneTask(Task):
             streams.append(torch.cat((torch.tensor(prompt), audio_S, torch.tensor([end]))))
         longest = max(len(stream) for stream in streams)
         tokens_BS = torch.full((len(streams), longest), end)
+        targets = [torch.zeros(0, 4, dtype=torch.int64)]
         loss_mask_BS = torch.zeros(len(streams), longest, dtype=torch.bool)
         for row, (stream, (prompt, _)) in enumerate(zip(streams, songs, strict=True)):
             tokens_BS[row, : len(stream)] = stream
             loss_mask_BS[row, len(prompt) : len(stream)] = True
-        return {"tokens_BS": tokens_BS, "loss_mask_BS": loss_mask_BS}
+            if self.run.task.alignment:
+                targets.append(self._sung(row, *songs[row]))
+        return {
+            "tokens_BS": tokens_BS,
+            "loss_mask_BS": loss_mask_BS,
+            "targets_N4": torch.cat(targets),
+        }
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:  # noqa: ARG002
-        return next_token_losses(
-            self.model,
-            batch["tokens_BS"],
-            batch["loss_mask_BS"],
-            full_vocabulary=self.run.task.full_vocabulary,
+        task = self.run.task
+        watched = (
+            WatchedHead(self.model, layer=task.alignment_layer, head=0)
+            if task.alignment
+            else nullcontext()
         )
+        with watched as head:
+            terms = next_token_losses(
+                self.model,
+                batch["tokens_BS"],
+                batch["loss_mask_BS"],
+                full_vocabulary=task.full_vocabulary,
+            )
+        if head is not None:
+            terms["alignment"] = head.loss(batch["targets_N4"])
+            terms["loss"] = terms["loss"] + task.alignment * terms["alignment"]
+        return terms
 
     def num_items(self, batch: Batch) -> int:
         return int(batch["tokens_BS"].numel())
@@ -201,7 +235,29 @@ class BackboneTask(Task):
         batch = self.collate([(prompt, example)])
         device = next(self.model.parameters()).device
         losses = self.losses({name: value.to(device) for name, value in batch.items()}, step)
-        return {name: float(value) for name, value in losses.items()}
+        values = {name: float(value) for name, value in losses.items()}
+        values["loss"] -= self.run.task.alignment * values.pop("alignment", 0.0)
+        return values
+
+    def _sung(self, row: int, prompt: Sequence[int], example: CodesExample) -> Tensor:
+        """Return where the watched head should look, as :meth:`WatchedHead.loss` wants it."""
+        layout = self.run.model.layout
+        spans = word_spans(prompt, example.words, layout, self.tokenizer)
+        if not spans:
+            return torch.zeros(0, 4, dtype=torch.int64)
+        letters_N3 = torch.from_numpy(
+            letters_sung(
+                example.words,
+                spans,
+                num_frames=example.num_frames,
+                duration_s=example.duration_s,
+            )
+        )
+        # Both codes of a frame are predicted, each from the position before it.
+        query_N2 = len(prompt) - 1 + COARSE_LEVELS * letters_N3[:, :1] + torch.arange(COARSE_LEVELS)
+        letters_N3 = letters_N3.repeat_interleave(COARSE_LEVELS, dim=0)
+        rows_N = torch.full((len(letters_N3),), row)
+        return torch.stack((rows_N, query_N2.flatten(), letters_N3[:, 1], letters_N3[:, 2]), dim=1)
 
     def _prompts(self, examples: Sequence[CodesExample]) -> Prompts:
         run = self.run
