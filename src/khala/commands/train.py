@@ -15,7 +15,8 @@ EPILOG = """\
 examples:
   khala train codec nano --corpus corpus --out runs/codec --minutes 60
   khala prepare corpus --codec runs/codec/model --out codes
-  khala train backbone nano --codes codes --out runs/backbone --minutes 60
+  khala train backbone nano --codes codes --codec runs/codec/model \\
+                            --out runs/backbone --minutes 60
   khala train superres nano --codes codes --init runs/backbone/model \\
                             --codec runs/codec/model --out runs/superres --minutes 60
   khala assemble --codec runs/codec/model --backbone runs/backbone/model \\
@@ -37,7 +38,9 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", metavar="DIR", help="songs, for the codec")
     parser.add_argument("--codes", metavar="DIR", help="written by khala prepare, for the others")
     parser.add_argument("--init", metavar="DIR", help="a trained backbone to start from")
-    parser.add_argument("--codec", metavar="DIR", help="superres: tables start from its codebooks")
+    parser.add_argument(
+        "--codec", metavar="DIR", help="start the models' tables from it"
+    )
     parser.add_argument("--minutes", type=float, metavar="M", help="fit the run into this time")
     parser.add_argument(
         "--set",
@@ -59,7 +62,7 @@ def run_train(args: argparse.Namespace) -> int:
     data = "corpus" if args.kind == "codec" else "codes"
     allowed = {
         "codec": {"corpus"},
-        "backbone": {"codes", "init"},
+        "backbone": {"codes", "init", "codec"},
         "superres": {"codes", "init", "codec"},
     }[args.kind]
     if getattr(args, data) is None:

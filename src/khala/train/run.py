@@ -13,7 +13,7 @@ from khala import recipes
 from khala.backbone import Backbone
 from khala.checkpoint import digest, resolve_part, sha256_file
 from khala.codec import Codec
-from khala.corpus import open_codes, open_corpus
+from khala.corpus import CodesDataset, open_codes, open_corpus
 from khala.errors import ConfigError
 from khala.tokens import TextTokenizer
 from khala.train.execute import Order, Say, execute
@@ -65,7 +65,7 @@ def train_codec(
     inputs = {"corpus": sha256_file(Path(corpus_dir) / "corpus.json")}
 
     def build(run: CodecRun) -> CodecTask:
-        return CodecTask(run.task, corpus, seed=run.train.seed)
+        return CodecTask(run.task, corpus, seed=run.train.seed, num_parts=run.train.num_parts)
 
     order = Order(
         run_dir=Path(run_dir), recipe=recipe, overrides=overrides, minutes=minutes, device=device
@@ -82,6 +82,7 @@ def train_backbone(
     minutes: float | None = None,
     device: str = "cpu",
     init: Path | None = None,
+    codec: Path | None = None,
     on_message: Say = lambda _: None,
 ) -> Path:
     """Train a backbone on prepared codes.
@@ -94,10 +95,12 @@ def train_backbone(
         minutes: choose the number of steps by the speed measured here.
         device: "cpu" or "cuda".
         init: a backbone of the same shape to start from, as after a stage of short songs.
+        codec: start the tables of the coarse levels from this codec's vectors; not with ``init``.
         on_message: takes lines for the reader.
 
     Raises:
-        ConfigError: unknown recipe or setting, no such device, or the folder is another run's.
+        ConfigError: unknown recipe or setting, no such device, the folder is another run's, or
+            the codec is not the codes'.
         CorpusError: the codes are unfinished or damaged.
         CheckpointError: every checkpoint of the run is damaged, or ``init`` is.
         Cancelled: SIGINT or SIGTERM; the run can be gone on with.
@@ -106,11 +109,12 @@ def train_backbone(
     inputs = {"codes": sha256_file(Path(codes_dir) / "manifest.json")}
     if init is not None:
         inputs["init"] = digest(resolve_part(init, "backbone"))
+    sounds = _codec(codec, codes, inputs)
     tokenizer = _tokenizer(init)
 
     def build(run: BackboneRun) -> BackboneTask:
         start = None if init is None else Backbone.from_pretrained(init)
-        return BackboneTask(run, codes, tokenizer, init=start, say=on_message)
+        return BackboneTask(run, codes, tokenizer, init=start, codec=sounds, say=on_message)
 
     order = Order(
         run_dir=Path(run_dir), recipe=recipe, overrides=overrides, minutes=minutes, device=device
@@ -150,21 +154,27 @@ def train_superres(
     inputs = {"codes": sha256_file(Path(codes_dir) / "manifest.json")}
     if init is not None:
         inputs["init"] = digest(resolve_part(init, "backbone"))
-    if codec is not None:
-        inputs["codec"] = digest(resolve_part(codec, "codec"))
-        if inputs["codec"] != codes.codec_digest:
-            raise ConfigError(f"{codes_dir} was not prepared with the codec {codec}")
+    sounds = _codec(codec, codes, inputs)
     tokenizer = _tokenizer(init)
 
     def build(run: SuperResRun) -> SuperResTask:
         backbone = None if init is None else Backbone.from_pretrained(init)
-        sounds = None if codec is None else Codec.from_pretrained(codec)
         return SuperResTask(run, codes, tokenizer, backbone=backbone, codec=sounds, say=on_message)
 
     order = Order(
         run_dir=Path(run_dir), recipe=recipe, overrides=overrides, minutes=minutes, device=device
     )
     return execute("superres", order, SUPERRES_RECIPES, build, inputs=inputs, say=on_message)
+
+
+def _codec(path: Path | None, codes: CodesDataset, inputs: dict[str, str]) -> Codec | None:
+    """Load the codec that the codes were made with, and note it among the run's inputs."""
+    if path is None:
+        return None
+    inputs["codec"] = digest(resolve_part(path, "codec"))
+    if inputs["codec"] != codes.codec_digest:
+        raise ConfigError(f"the codes were not prepared with the codec {path}")
+    return Codec.from_pretrained(path)
 
 
 def _tokenizer(model: Path | None) -> TextTokenizer:

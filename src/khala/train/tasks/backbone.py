@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from khala.backbone import Backbone, BackboneConfig, next_token_losses
+from khala.backbone import Backbone, BackboneConfig, next_token_losses, start_tables
+from khala.codec import Codec
 from khala.corpus import CodesDataset, CodesExample, with_excerpts
 from khala.corpus.order import BatchPlan
 from khala.errors import ConfigError
@@ -100,6 +101,7 @@ class BackboneTask(Task):
         tokenizer: TextTokenizer,
         *,
         init: Backbone | None = None,
+        codec: Codec | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.run, self.tokenizer = run, tokenizer
@@ -108,6 +110,8 @@ class BackboneTask(Task):
             if init.config != run.model:
                 raise ConfigError("the backbone to start from has another shape than the recipe's")
             self.model.load_state_dict(init.state_dict())
+        elif codec is not None:
+            start_tables(self.model, coarse_vectors(codec), seed=run.train.seed)
         train = with_excerpts(codes.split("train"), run.task.excerpt_max_s)
         prompts = self._prompts(train)
         lengths = [self._length(prompts, index) for index in range(len(train))]
@@ -286,3 +290,10 @@ def gap_with_error(differences: Sequence[float]) -> tuple[float, float]:
         float(np.mean(differences)),
         float(np.std(differences, ddof=1) / np.sqrt(len(differences))),
     )
+
+
+def coarse_vectors(codec: Codec) -> list[Tensor]:
+    """Return what the codes of the coarse levels are chosen by: [K, C] of each."""
+    quantizer = codec.quantizer
+    keys = quantizer.codebooks[0] if quantizer.keys is None else quantizer.keys
+    return [keys, *quantizer.codebooks[1:COARSE_LEVELS]]
