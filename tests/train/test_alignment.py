@@ -48,7 +48,7 @@ def test_loss_is_the_attention_that_falls_elsewhere() -> None:
     )
     trunk = Trunk(config, max_positions=32)
     hidden_BSD = torch.randn(2, 12, 16)
-    with WatchedHead(trunk, layer=1, head=2) as head:
+    with WatchedHead(trunk, 1, 2) as head:
         trunk.transform(hidden_BSD, causal=True)
     everything = torch.tensor([[0, 5, 0, 5], [1, 7, 0, 7]])
     assert abs(float(head.loss(everything).detach())) < 1e-5

@@ -84,12 +84,12 @@ class WatchedHead:
 
     Use it around the model's forward pass::
 
-        with WatchedHead(model, layer=2, head=0) as head:
+        with WatchedHead(model, 2, 0) as head:
             hidden_BSD = model.hidden(tokens_BS)
         loss = head.loss(targets_N4)
     """
 
-    def __init__(self, model: Trunk, *, layer: int, head: int) -> None:
+    def __init__(self, model: Trunk, layer: int, head: int) -> None:
         watched = model.layers[layer]
         assert isinstance(watched, Layer)
         self._attention = watched.attn

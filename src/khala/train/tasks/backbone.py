@@ -6,7 +6,7 @@ Shape letters: B batch, S stream positions, Q levels, T frames.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,8 +49,8 @@ class BackboneTaskConfig:
     """Weight of telling one attention head which word is sung (see ``train.alignment``); 0: the
     model finds that by itself, as published."""
 
-    alignment_layer: int = 2
-    """Layer of that head."""
+    alignment_layers: tuple[int, ...] = (2, 4)
+    """Layers whose first head is told; a later one can go on from where an earlier one was."""
 
     full_vocabulary: bool = False
     """Normalise over text ids too, which are never scored; see ``next_token_losses``."""
@@ -81,10 +81,9 @@ class BackboneRun:
 
     def __post_init__(self) -> None:
         layers = self.model.trunk.num_layers
-        if self.task.alignment and not 0 <= self.task.alignment_layer < layers:
-            raise ConfigError(
-                f"alignment_layer must lie in 0..{layers - 1}, not {self.task.alignment_layer}"
-            )
+        watched = self.task.alignment_layers if self.task.alignment else ()
+        if any(not 0 <= layer < layers for layer in watched):
+            raise ConfigError(f"alignment_layers must lie in 0..{layers - 1}, not {watched}")
 
 
 class BackboneTask(Task):
@@ -163,27 +162,22 @@ class BackboneTask(Task):
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:  # noqa: ARG002
         task = self.run.task
-        watched = (
-            WatchedHead(self.model, layer=task.alignment_layer, head=0)
-            if task.alignment
-            else nullcontext()
-        )
-        with watched as head:
-            terms = next_token_losses(
-                self.model,
-                batch["tokens_BS"],
-                batch["loss_mask_BS"],
-                full_vocabulary=task.full_vocabulary,
-            )
-        if head is not None:
-            terms["alignment"] = head.loss(batch["targets_N4"])
-            terms["loss"] = terms["loss"] + task.alignment * terms["alignment"]
+        if not task.alignment:
+            return self._next_token(batch)
+        heads = [WatchedHead(self.model, layer, 0) for layer in task.alignment_layers]
+        with ExitStack() as watching:
+            for head in heads:
+                watching.enter_context(head)
+            terms = self._next_token(batch)
+        for layer, head in zip(task.alignment_layers, heads, strict=True):
+            terms[f"alignment_{layer}"] = head.loss(batch["targets_N4"])
+            terms["loss"] = terms["loss"] + task.alignment * terms[f"alignment_{layer}"]
         return terms
 
     def num_items(self, batch: Batch) -> int:
         return int(batch["tokens_BS"].numel())
 
-    def validate(self, step: int) -> dict[str, float]:
+    def validate(self, step: int) -> dict[str, float]:  # noqa: ARG002
         """Return nats per level of every unseen split, and what the right lyrics are worth.
 
         "gap" is the loss with another song's lyrics minus the loss with the right ones, paired by
@@ -194,11 +188,11 @@ class BackboneTask(Task):
             rights, wrongs = [], []
             partners = partner_lyrics(examples)
             for index, example in enumerate(examples):
-                right = self._song_losses(self.valid_prompt(split, index), example, step)
+                right = self._song_losses(self.valid_prompt(split, index), example)
                 rights.append(right)
                 if partners[index] is not None:
                     prompt = self.valid_prompt(split, index, partners[index])
-                    wrong = self._song_losses(prompt, example, step)
+                    wrong = self._song_losses(prompt, example)
                     wrongs.append({name: wrong[name] - right[name] for name in right})
             for name in ("level_0", "level_1", "loss") if rights else ():
                 values[f"{split}/{name}"] = float(np.mean([song[name] for song in rights]))
@@ -234,14 +228,20 @@ class BackboneTask(Task):
         self.tokenizer.save(folder / "tokenizer.json")
         return folder
 
-    def _song_losses(self, prompt: list[int], example: CodesExample, step: int) -> dict[str, float]:
+    def _song_losses(self, prompt: list[int], example: CodesExample) -> dict[str, float]:
         """Return the losses of one song alone."""
         batch = self.collate([(prompt, example)])
         device = next(self.model.parameters()).device
-        losses = self.losses({name: value.to(device) for name, value in batch.items()}, step)
-        values = {name: float(value) for name, value in losses.items()}
-        values["loss"] -= self.run.task.alignment * values.pop("alignment", 0.0)
-        return values
+        losses = self._next_token({name: value.to(device) for name, value in batch.items()})
+        return {name: float(value) for name, value in losses.items()}
+
+    def _next_token(self, batch: Batch) -> dict[str, Tensor]:
+        return next_token_losses(
+            self.model,
+            batch["tokens_BS"],
+            batch["loss_mask_BS"],
+            full_vocabulary=self.run.task.full_vocabulary,
+        )
 
     def _sung(self, row: int, prompt: Sequence[int], example: CodesExample) -> Tensor:
         """Return where the watched head should look, as :meth:`WatchedHead.loss` wants it."""

@@ -1,0 +1,97 @@
+"""Batches of the codec's task: which songs, which crops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from khala.corpus import Corpus, CorpusSong
+from khala.corpus.order import indexes
+from khala.recipes import codec_debug
+from khala.train.tasks.codec import FIT_STREAM, CodecTask
+
+NUM_SONGS = 12
+NUM_SAMPLES = 3 * 44_100
+
+
+@lru_cache
+def wave_of(path: Path) -> np.ndarray:
+    """Return a song that says its number (mean of the left channel) and its time (the right)."""
+    noise_N = np.random.default_rng(int(path.name)).normal(size=NUM_SAMPLES)
+    noise_N[::2] = -noise_N[1::2]
+    ramp_N = np.linspace(0.0, 1.0, NUM_SAMPLES)
+    return np.stack([float(path.name) + 0.01 * noise_N, ramp_N]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    songs = [
+        CorpusSong(
+            id=str(index),
+            split="train",
+            duration_s=NUM_SAMPLES / 44_100,
+            tags=(),
+            description="",
+            lyrics="",
+            instrumental=True,
+            language="en",
+            audio={"mix": Path(str(index))},
+            truth_path=None,
+        )
+        for index in range(NUM_SONGS)
+    ]
+    return Corpus(Path(), songs, read_whole=wave_of)
+
+
+def task_of(corpus: Corpus, **more: int) -> CodecTask:
+    config = codec_debug().task
+    assert config.codec.spectral is not None
+    spectral = replace(config.codec.spectral, skip_top_hz=(500.0, 250.0))  # a small PCA
+    codec = replace(config.codec, guide=None, spectral=spectral)
+    return CodecTask(replace(config, codec=codec, gain_db=0.0), corpus, seed=3, **more)
+
+
+def songs_of(task: CodecTask, step: int, part: int) -> list[int]:
+    mix_BCN = task.batch(step, part)["mix"]
+    return [round(value) for value in mix_BCN[:, 0].mean(1).tolist()]
+
+
+def test_an_epoch_in_parts_meets_every_song_once(corpus: Corpus) -> None:
+    """Updates averaged over parts would otherwise hear the same songs again, and miss others."""
+    task = task_of(corpus, num_parts=3)
+    seen = [song for step in range(2) for part in range(3) for song in songs_of(task, step, part)]
+    assert sorted(seen) == list(range(NUM_SONGS))
+
+
+def test_the_order_of_a_run_without_parts_is_that_of_its_seed(corpus: Corpus) -> None:
+    """A run begun by an earlier version goes on with the songs it would have met."""
+    task = task_of(corpus)
+    for step in (0, 5, 100):
+        assert songs_of(task, step, 0) == indexes(3, step, 2, NUM_SONGS)
+
+
+def test_parts_differ_in_all_that_is_drawn(corpus: Corpus) -> None:
+    """Two parts cut at the same places, or at the same depths, would teach half as much."""
+    task = task_of(corpus, num_parts=2)
+    batches = [task.batch(step, part) for step in range(3) for part in range(2)]
+    starts = [value for batch in batches for value in batch["mix"][:, 1, 0].tolist()]
+    assert len(set(starts)) == len(starts)
+    assert [batch["number"] for batch in batches] == list(range(6))
+
+
+def test_crops_for_fitting_are_no_batch_of_the_run(corpus: Corpus) -> None:
+    """Codebooks fitted to what is trained on next would flatter themselves."""
+    task = task_of(corpus, num_parts=4)
+    last_of_run = task.batch(FIT_STREAM - 1 - task.config.pca_batches, 3)["number"]
+    first_of_fit = task.batch(FIT_STREAM - task.config.pca_batches, 0)["number"]
+    assert last_of_run < first_of_fit
+
+
+def test_speed_counts_frames(corpus: Corpus) -> None:
+    """A speed rounded to whole seconds a batch misleads by some per cent for ever."""
+    task = task_of(corpus)
+    assert task.num_items(task.batch(0, 0)) == task.config.batch_size * task.config.clip_frames
