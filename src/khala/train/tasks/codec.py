@@ -93,10 +93,18 @@ class CodecTask(Task):
     """Crops in, reconstruction losses out; codebooks follow after every update."""
 
     kind = "codec"
-    unit = "seconds"
+    unit = "frames"
 
-    def __init__(self, config: CodecTaskConfig, corpus: Corpus, *, seed: int) -> None:
+    def __init__(
+        self, config: CodecTaskConfig, corpus: Corpus, *, seed: int, num_parts: int = 1
+    ) -> None:
         """Use the corpus's train songs for training and its test songs for validation.
+
+        Args:
+            config: the codec, its objective and its crops.
+            corpus: songs, with vocal stems for a guided codec.
+            seed: of the first weights and of every crop.
+            num_parts: batches of one step, as the loop counts them.
 
         Raises:
             CorpusError: no song is long enough, or a guided codec's vocal stems are missing.
@@ -104,6 +112,7 @@ class CodecTask(Task):
         self.config = config
         self.corpus = corpus
         self.seed = seed
+        self.num_parts = num_parts
         self._songs = self._usable("train", config.clip_frames)
         self._held_out = self._usable("test", config.validation_frames, required=False)
         torch.manual_seed(seed)
@@ -114,8 +123,9 @@ class CodecTask(Task):
         self.model: nn.Module = self.objective
 
     def batch(self, step: int, part: int) -> Batch:
-        """Return "mix" [B, C, N] and, for a guided codec, "vocals" [B, N]."""
-        chosen = indexes(self.seed, step, self.config.batch_size, len(self._songs))
+        """Return "mix" [B, C, N], for a guided codec "vocals" [B, N], and the batch's "number"."""
+        number = step * self.num_parts + part
+        chosen = indexes(self.seed, number, self.config.batch_size, len(self._songs))
         crops = [
             self._crop(
                 self._songs[index],
@@ -125,7 +135,7 @@ class CodecTask(Task):
             )
             for place, index in enumerate(chosen)
         ]
-        return _stacked(crops)
+        return {**_stacked(crops), "number": number}
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Return the objective's terms; fits the codebooks when quantisation begins."""
@@ -133,14 +143,14 @@ class CodecTask(Task):
             latents_VD, guide_VG = self._latents(self.objective.codec, self.config.fit_vectors)
             per_step = self.config.batch_size * self.config.clip_frames
             self.objective.start_quantizer(latents_VD, guide_VG, batch=per_step)
-        generator = torch.Generator().manual_seed(draw(self.seed, step, 7) >> 1)
+        generator = torch.Generator().manual_seed(draw(self.seed, batch["number"], 7) >> 1)
         terms: dict[str, Tensor] = self.objective(batch["mix"], batch.get("vocals"), generator)
         return terms
 
     def num_items(self, batch: Batch) -> int:
-        """Return whole seconds of audio."""
+        """Return frames of audio, over all crops."""
         mix_BCN: Tensor = batch["mix"]
-        return round(mix_BCN.shape[0] * mix_BCN.shape[2] / self.config.codec.sample_rate_hz)
+        return mix_BCN.shape[0] * mix_BCN.shape[2] // self.config.codec.hop
 
     def role(self, name: str, parameter: nn.Parameter) -> str:
         """Say how a parameter is optimised: matrices decay, nothing here is a table."""
