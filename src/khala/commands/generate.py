@@ -51,7 +51,10 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         "--duration", type=float, default=30.0, metavar="S", help="seconds, +-5 %% (default: 30)"
     )
     words.add_argument(
-        "--language", default="en", metavar="CODE", help="of the words (default: en)"
+        "--language",
+        default="en",
+        metavar="CODE",
+        help="of the words, kept with the song; not read by the models (default: en)",
     )
     how = parser.add_argument_group("how to make it")
     how.add_argument("--seed", type=int, metavar="N", help="of the first song (default: random)")

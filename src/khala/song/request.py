@@ -86,13 +86,15 @@ class SongRequest:
     """Words with section tags in any common dialect; empty exactly when ``instrumental``."""
 
     duration_s: float = 30.0
-    """Longest wanted song; the engine stops at exactly this, the model is told it rounded."""
+    """Wanted length: the model is told it in the nearest unit of its alphabet, may end the song
+    from 0.95 times this on, and is stopped at 1.05 times this."""
 
     instrumental: bool = False
     """No voice and no lyrics."""
 
     language: str = "en"
-    """Language of the lyrics as a BCP 47 code."""
+    """Language of the lyrics as a BCP 47 code. Checked and kept with the song; the models do not
+    read it, because songs leave the language slot of their prompt empty (``build_prompt``)."""
 
     seed: int = 0
     """Same request, same seed, same models: same song."""
