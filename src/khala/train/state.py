@@ -144,7 +144,7 @@ class TrainState:
     """Updates made so far."""
 
     num_items: int = 0
-    """Tokens, frames or seconds seen so far."""
+    """Tokens, positions or frames seen so far."""
 
     seconds: float = 0.0
     """Time spent in the loop, over all starts."""
