@@ -1,8 +1,10 @@
 """Excerpts: a section's sound with a section's words."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from khala.corpus import CodesExample, Section, Word, excerpts, with_excerpts
+from khala.corpus import CodesExample, Section, Word, excerpts, line_excerpts, with_excerpts
 from khala.corpus.timing import sections_with_lyrics
 
 LYRICS = "[Verse 1]\none two\n\n[Chorus]\nthree\n\n[Chorus]\nthree"
@@ -10,6 +12,12 @@ TRUTH = [
     {"name": name, "start_s": 10.0 * place, "end_s": 10.0 * place + 10}
     for place, name in enumerate(["Intro", "Verse 1", "Chorus", "Chorus"])
 ]
+WORDS = (
+    Word("one", 10.0, 11.0),
+    Word("two", 12.0, 13.0),
+    Word("three", 20.0, 21.0),
+    Word("Three", 30.0, 31.0),
+)
 
 
 def song(lyrics: str = LYRICS) -> CodesExample:
@@ -25,7 +33,7 @@ def song(lyrics: str = LYRICS) -> CodesExample:
         duration_s=40.0,
         truth_path=None,
         sections=sections_with_lyrics(TRUTH, lyrics),
-        words=(Word("one", 10.0, 11.0), Word("two", 12.0, 13.0), Word("three", 20.0, 21.0)),
+        words=WORDS,
     )
 
 
@@ -47,8 +55,20 @@ def test_excerpts_are_cut_at_sections() -> None:
     assert chorus.codes_QT[0, 0] == 397
     assert chorus.num_frames == 403
     assert abs(chorus.duration_s - 20.15) < 1e-9
-    assert [word.text for word in chorus.words] == ["three"]
+    assert [word.text for word in chorus.words] == ["three", "Three"]
     assert abs(chorus.words[0].start_s - 0.15) < 1e-9
+
+
+def test_lines_are_cut_where_they_are_sung() -> None:
+    """A line with a neighbour's words teaches the model to sing what is not written."""
+    first, *others = line_excerpts(song())
+    assert (first.lyrics, len(others)) == ("[Verse 1]\none two", 2)
+    assert first.codes_QT[0, 0] == 197
+    assert first.num_frames == 66
+    assert [word.text for word in first.words] == ["one", "two"]
+    assert line_excerpts(replace(song(), words=WORDS[:3])) == []
+    assert line_excerpts(replace(song(), words=(*WORDS, WORDS[0]))) == []
+    assert len(with_excerpts([song()], 0, lines=True)) == 4
 
 
 def test_whole_songs_stay_and_instrumentals_have_none() -> None:

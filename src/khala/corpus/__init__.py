@@ -1,7 +1,7 @@
 """Songs on disk -> training examples: crops of sound for the codec, codes for the models."""
 
 from khala.corpus.codes import CodesDataset, CodesExample, open_codes
-from khala.corpus.excerpts import excerpts, with_excerpts
+from khala.corpus.excerpts import excerpts, line_excerpts, with_excerpts
 from khala.corpus.prepare import Encoder, prepare
 from khala.corpus.songs import SPLITS, Corpus, CorpusSong, open_corpus
 from khala.corpus.timing import Section, Word
@@ -18,6 +18,7 @@ __all__ = [
     "Section",
     "Word",
     "excerpts",
+    "line_excerpts",
     "open_codes",
     "open_corpus",
     "prepare",

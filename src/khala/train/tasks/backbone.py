@@ -45,6 +45,9 @@ class BackboneTaskConfig:
     excerpt_max_s: float = 0.0
     """Train also on sections and runs of sections up to this long, with their own words."""
 
+    line_excerpts: bool = False
+    """Train also on single sung lines, where the corpus knows when words are sung."""
+
     alignment: float = 0.0
     """Weight of telling one attention head which word is sung (see ``train.alignment``); 0: the
     model finds that by itself, as published."""
@@ -111,7 +114,9 @@ class BackboneTask(Task):
             self.model.load_state_dict(init.state_dict())
         elif codec is not None:
             start_tables(self.model, coarse_vectors(codec), seed=run.train.seed)
-        train = with_excerpts(codes.split("train"), run.task.excerpt_max_s)
+        train = with_excerpts(
+            codes.split("train"), run.task.excerpt_max_s, lines=run.task.line_excerpts
+        )
         prompts = self._prompts(train)
         lengths = [self._length(prompts, index) for index in range(len(train))]
         chosen = [i for i, length in enumerate(lengths) if length is not None]
