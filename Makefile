@@ -58,8 +58,10 @@ nano:  ## train the bundled model from nothing into runs/nano (hours on a CPU)
 	$(KHALA) train codec nano --corpus $(NANO)/corpus --out $(NANO)/codec \
 		--minutes $(MINUTES) --device $(DEVICE)
 	$(KHALA) prepare $(NANO)/corpus --codec $(NANO)/codec/model --out $(NANO)/codes
-	$(KHALA) train backbone nano --codes $(NANO)/codes --out $(NANO)/backbone \
-		--minutes $(MINUTES) --device $(DEVICE)
+	$(KHALA) train backbone nano-short --codes $(NANO)/codes --codec $(NANO)/codec/model \
+		--out $(NANO)/words --minutes $(MINUTES) --device $(DEVICE)
+	$(KHALA) train backbone nano --codes $(NANO)/codes --init $(NANO)/words/model \
+		--out $(NANO)/backbone --minutes $(MINUTES) --device $(DEVICE)
 	$(KHALA) train superres nano --codes $(NANO)/codes --init $(NANO)/backbone/model \
 		--codec $(NANO)/codec/model --out $(NANO)/superres --minutes $(MINUTES) --device $(DEVICE)
 	rm -rf $(NANO)/model

@@ -15,7 +15,9 @@ EPILOG = """\
 examples:
   khala train codec nano --corpus corpus --out runs/codec --minutes 60
   khala prepare corpus --codec runs/codec/model --out codes
-  khala train backbone nano --codes codes --codec runs/codec/model \\
+  khala train backbone nano-short --codes codes --codec runs/codec/model \\
+                                  --out runs/words --minutes 30
+  khala train backbone nano --codes codes --init runs/words/model \\
                             --out runs/backbone --minutes 60
   khala train superres nano --codes codes --init runs/backbone/model \\
                             --codec runs/codec/model --out runs/superres --minutes 60
@@ -33,14 +35,14 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = EPILOG
     parser.add_argument("kind", choices=("codec", "backbone", "superres"), help="what to train")
-    parser.add_argument("recipe", nargs="?", default="nano", help="nano (default) or debug")
+    parser.add_argument(
+        "recipe", nargs="?", default="nano", help="nano (default), nano-short (backbone), debug"
+    )
     parser.add_argument("--out", required=True, metavar="RUN", help="the folder of the run")
     parser.add_argument("--corpus", metavar="DIR", help="songs, for the codec")
     parser.add_argument("--codes", metavar="DIR", help="written by khala prepare, for the others")
     parser.add_argument("--init", metavar="DIR", help="a trained backbone to start from")
-    parser.add_argument(
-        "--codec", metavar="DIR", help="start the models' tables from it"
-    )
+    parser.add_argument("--codec", metavar="DIR", help="start the models' tables from it")
     parser.add_argument("--minutes", type=float, metavar="M", help="fit the run into this time")
     parser.add_argument(
         "--set",

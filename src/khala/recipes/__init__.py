@@ -1,6 +1,6 @@
 """Named runs as functions that return complete configs."""
 
-from khala.recipes.backbone import backbone_debug, backbone_nano
+from khala.recipes.backbone import backbone_debug, backbone_nano, backbone_nano_short
 from khala.recipes.codec import codec_debug, codec_nano
 from khala.recipes.overrides import apply_overrides
 from khala.recipes.superres import superres_debug, superres_nano
@@ -9,6 +9,7 @@ __all__ = [
     "apply_overrides",
     "backbone_debug",
     "backbone_nano",
+    "backbone_nano_short",
     "codec_debug",
     "codec_nano",
     "superres_debug",

@@ -9,7 +9,7 @@ from khala.train.prompts import PromptConfig
 from khala.train.state import TrainConfig
 from khala.train.tasks.backbone import BackboneRun, BackboneTaskConfig
 
-__all__ = ["backbone_debug", "backbone_nano", "debug_trunk", "nano_trunk"]
+__all__ = ["backbone_debug", "backbone_nano", "backbone_nano_short", "debug_trunk", "nano_trunk"]
 
 
 def debug_trunk() -> TrunkConfig:
@@ -44,18 +44,43 @@ def backbone_debug() -> BackboneRun:
     )
 
 
-def backbone_nano() -> BackboneRun:
-    """Return the bundled model's run."""
+def backbone_nano_short() -> BackboneRun:
+    """Return the bundled model's first stage: lines and sections, where words are soon found."""
     return BackboneRun(
         model=BackboneConfig(trunk=nano_trunk(), layout=nano_layout(), max_positions=8192),
         # Small batches: words are found after a number of updates, hardly of tokens.
-        task=BackboneTaskConfig(tokens_per_batch=6144, excerpt_max_s=16.0),
+        task=BackboneTaskConfig(
+            tokens_per_batch=3072,
+            excerpt_max_s=16.0,
+            line_excerpts=True,
+            max_duration_s=16.0,
+            alignment=0.5,
+        ),
         train=TrainConfig(
-            num_steps=10_000,
+            num_steps=4000,
             lr=3e-3,
             warmup_steps=100,
             schedule="wsd",
-            decay_fraction=0.3,
+            decay_fraction=0.2,
+            optimiser="muon",
+            validate_every=0,
+        ),
+    )
+
+
+def backbone_nano() -> BackboneRun:
+    """Return the bundled model's second stage: whole songs beside their lines and sections."""
+    return BackboneRun(
+        model=BackboneConfig(trunk=nano_trunk(), layout=nano_layout(), max_positions=8192),
+        task=BackboneTaskConfig(
+            tokens_per_batch=6144, excerpt_max_s=16.0, line_excerpts=True, alignment=0.5
+        ),
+        train=TrainConfig(
+            num_steps=4000,
+            lr=2e-3,
+            warmup_steps=50,
+            schedule="wsd",
+            decay_fraction=0.4,
             optimiser="muon",
             validate_every=1000,
         ),

@@ -29,6 +29,7 @@ def codec_debug() -> CodecRun:
             encoder_coarse_blocks=1,
             decoder_coarse_blocks=1,
             decoder_fine_blocks=1,
+            skip_top_hz=(1000.0, 500.0),
         ),
         guide=GuideConfig(num_mels=20, width=8, blocks=1),
         quantizer=QuantizerConfig(latent_width=32, code_width=8),

@@ -6,6 +6,7 @@ exported model: ``backbone/`` (or ``superres/``, ``codec/``) and ``tokenizer.jso
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from khala import recipes
 from khala.backbone import Backbone
 from khala.checkpoint import digest, resolve_part, sha256_file
 from khala.codec import Codec
-from khala.corpus import CodesDataset, open_codes, open_corpus
+from khala.corpus import CodesDataset, Corpus, open_codes, open_corpus
 from khala.errors import ConfigError
 from khala.tokens import TextTokenizer
 from khala.train.execute import Order, Say, execute
@@ -25,6 +26,7 @@ __all__ = ["train_backbone", "train_codec", "train_superres"]
 
 BACKBONE_RECIPES: dict[str, Callable[[], BackboneRun]] = {
     "debug": recipes.backbone_debug,
+    "nano-short": recipes.backbone_nano_short,
     "nano": recipes.backbone_nano,
 }
 CODEC_RECIPES: dict[str, Callable[[], CodecRun]] = {
@@ -62,7 +64,7 @@ def train_codec(
         The errors of `train_backbone`; CorpusError too when stems are missing.
     """
     corpus = open_corpus(corpus_dir)
-    inputs = {"corpus": sha256_file(Path(corpus_dir) / "corpus.json")}
+    inputs = {"corpus": _corpus_digest(Path(corpus_dir), corpus)}
 
     def build(run: CodecRun) -> CodecTask:
         return CodecTask(run.task, corpus, seed=run.train.seed, num_parts=run.train.num_parts)
@@ -175,6 +177,15 @@ def _codec(path: Path | None, codes: CodesDataset, inputs: dict[str, str]) -> Co
     if inputs["codec"] != codes.codec_digest:
         raise ConfigError(f"the codes were not prepared with the codec {path}")
     return Codec.from_pretrained(path)
+
+
+def _corpus_digest(folder: Path, corpus: Corpus) -> str:
+    """Identify a corpus by how it was made, or a user's own folder by its songs' names and ends."""
+    head = folder / "corpus.json"
+    if head.is_file():
+        return sha256_file(head)
+    songs = "\n".join(f"{song.id} {song.duration_s}" for song in corpus.songs)
+    return hashlib.sha256(songs.encode()).hexdigest()
 
 
 def _tokenizer(model: Path | None) -> TextTokenizer:
