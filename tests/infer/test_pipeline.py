@@ -97,6 +97,8 @@ def test_levels_that_cannot_be(
     """A wrong number of levels is answered with the right ones."""
     with pytest.raises(RequestError, match=words):
         model.refine(song, levels=levels, keep_levels=keep)
+    with pytest.raises(RequestError, match="has all 8 levels"):
+        model.refine(song, levels=8, seed=99)
 
 
 def test_progress_is_honest(model: Khala) -> None:

@@ -38,7 +38,7 @@ def plan_levels(
 
     Raises:
         RequestError: more levels than the model has, fewer than the song keeps, or a new seed for
-            levels that exist without saying which to keep.
+            a song whose levels all exist and are all kept.
     """
     keep = song.num_levels if keep_levels is None else keep_levels
     if not MIN_LEVELS <= levels <= most:
@@ -51,6 +51,11 @@ def plan_levels(
         raise RequestError(
             f"levels is {levels}, but {keep} are there already: "
             f"give {keep} to {most}, or keep fewer"
+        )
+    if keep == levels and seed not in (None, song.seed):
+        raise RequestError(
+            f"the song has all {levels} levels, so another seed makes nothing: keep fewer "
+            f"({MIN_LEVELS} to {levels - 1})"
         )
     return LevelPlan(keep=keep, levels=levels, seed=song.seed if seed is None else seed)
 
