@@ -41,8 +41,9 @@ def superres_nano() -> SuperResRun:
         model=SuperResConfig(
             trunk=nano_trunk(), layout=nano_layout(), max_positions=6144, factor_rank=32
         ),
-        # The low levels carry most of what is heard; excerpts teach which words are where.
-        task=SuperResTaskConfig(positions_per_batch=6144, excerpt_max_s=16.0, level_power=0.5),
+        # The low levels carry most of what is heard. Whole songs: of an excerpt's positions more
+        # than half are its prompt.
+        task=SuperResTaskConfig(positions_per_batch=6144, level_power=0.5),
         train=TrainConfig(
             num_steps=10_000,
             lr=2e-3,
