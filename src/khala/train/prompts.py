@@ -17,7 +17,7 @@ from khala.tokens import TextTokenizer, TokenLayout, build_prompt
 
 __all__ = ["PromptConfig", "Prompts", "partner_lyrics"]
 
-STREAM = 0x70726F6D
+STREAM, SUBSET_STREAM = 0x70726F6D, 0x73756273
 TAGS, DESCRIPTION, EMPTY = "tags", "description", "empty"
 
 
@@ -31,6 +31,9 @@ class PromptConfig:
     empty_ratio: float = 0.1
     """Part of the prompts that give neither."""
 
+    subset_ratio: float = 0.5
+    """Part of the prompts by tags that give only some of them, in any order, as users do."""
+
     max_tokens: int = 2048
     """Longest prompt; songs with a longer one are left out, and that is said."""
 
@@ -39,6 +42,8 @@ class PromptConfig:
             self.description_ratio + self.empty_ratio > 1
         ):
             raise ConfigError("description_ratio and empty_ratio must be parts of one")
+        if not 0 <= self.subset_ratio <= 1:
+            raise ConfigError(f"subset_ratio must lie in 0..1, not {self.subset_ratio}")
         if self.max_tokens < 8:
             raise ConfigError(f"max_tokens must be at least 8, not {self.max_tokens}")
 
@@ -67,7 +72,20 @@ class Prompts:
             return self.ids(index, EMPTY)
         if value < self.config.empty_ratio + self.config.description_ratio:
             return self.ids(index, DESCRIPTION)
+        if uniform(self._seed, SUBSET_STREAM, step, part, index) < self.config.subset_ratio:
+            tags = self._some_tags(index, step, part)
+            return self.build(self.examples[index], TAGS, tags=tags)
         return self.ids(index, TAGS)
+
+    def _some_tags(self, index: int, step: int, part: int) -> list[str]:
+        """Return at least one tag of a song, if it has any, in a drawn order."""
+        tags = self.examples[index].tags
+        places = [
+            uniform(self._seed, SUBSET_STREAM, step, part, index, place)
+            for place in range(len(tags))
+        ]
+        count = 1 + int(uniform(self._seed, SUBSET_STREAM, step, part, index, -1) * len(tags))
+        return [tag for _, tag in sorted(zip(places, tags, strict=True))[:count]]
 
     def ids(self, index: int, kind: str = TAGS) -> list[int]:
         """Return the prompt of a song by its tags, its description, or neither."""
@@ -76,14 +94,22 @@ class Prompts:
         return self._built[index, kind]
 
     def build(
-        self, example: CodesExample, kind: str = TAGS, lyrics: str | None = None
+        self,
+        example: CodesExample,
+        kind: str = TAGS,
+        lyrics: str | None = None,
+        tags: Sequence[str] | None = None,
     ) -> list[int]:
-        """Return a prompt, perhaps with other lyrics.
+        """Return a prompt, perhaps with other lyrics or other tags.
 
         Raises:
             RequestError: too long, or nothing that could be asked for.
         """
-        texts = {TAGS: ", ".join(example.tags), DESCRIPTION: example.description, EMPTY: ""}
+        texts = {
+            TAGS: ", ".join(example.tags if tags is None else tags),
+            DESCRIPTION: example.description,
+            EMPTY: "",
+        }
         request = SongRequest(
             prompt=texts[kind],
             lyrics=example.lyrics if lyrics is None else lyrics,
