@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from khala.codec import Codec
 from khala.corpus import Corpus, CorpusSong
 from khala.corpus.order import indexes
+from khala.errors import ConfigError
 from khala.recipes import codec_debug
-from khala.train.tasks.codec import FIT_STREAM, CodecTask
+from khala.train.tasks.codec import FIT_STREAM, CodecTask, CodecTaskConfig
 
 NUM_SONGS = 12
 NUM_SAMPLES = 3 * 44_100
@@ -47,12 +50,16 @@ def corpus() -> Corpus:
     return Corpus(Path(), songs, read_whole=wave_of)
 
 
-def task_of(corpus: Corpus, **more: int) -> CodecTask:
+def config_of() -> CodecTaskConfig:
     config = codec_debug().task
     assert config.codec.spectral is not None
     spectral = replace(config.codec.spectral, skip_top_hz=(500.0, 250.0))  # a small PCA
     codec = replace(config.codec, guide=None, spectral=spectral)
-    return CodecTask(replace(config, codec=codec, gain_db=0.0), corpus, seed=3, **more)
+    return replace(config, codec=codec, gain_db=0.0)
+
+
+def task_of(corpus: Corpus, **more: int) -> CodecTask:
+    return CodecTask(config_of(), corpus, seed=3, **more)
 
 
 def songs_of(task: CodecTask, step: int, part: int) -> list[int]:
@@ -95,3 +102,24 @@ def test_speed_counts_frames(corpus: Corpus) -> None:
     """A speed rounded to whole seconds a batch misleads by some per cent for ever."""
     task = task_of(corpus)
     assert task.num_items(task.batch(0, 0)) == task.config.batch_size * task.config.clip_frames
+
+
+def test_a_better_decoder_keeps_every_code(corpus: Corpus, tmp_path: Path) -> None:
+    """Songs and language models of the old codec would otherwise be lost to the new one."""
+    old = Codec.from_pretrained(task_of(corpus).export(tmp_path / "old"))
+    config = config_of()
+    with pytest.raises(ConfigError, match="--init"):
+        CodecTask(replace(config, decoder_only=True), corpus, seed=3)
+    task = CodecTask(replace(config, decoder_only=True), corpus, seed=3, init=old)
+    optimiser = torch.optim.SGD([p for p in task.model.parameters() if p.requires_grad], lr=0.1)
+    for step in range(2):
+        batch = task.batch(step, 0)
+        task.losses(batch, step)["loss"].backward()
+        optimiser.step()
+        task.after_update(step + 1)
+    new = Codec.from_pretrained(task.export(tmp_path / "new"))
+    before, after = old.state_dict(), new.state_dict()
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"decoder"}
+    wave_BCN = batch["mix"]
+    assert torch.equal(old.encode(wave_BCN), new.encode(wave_BCN))

@@ -36,12 +36,15 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("kind", choices=("codec", "backbone", "superres"), help="what to train")
     parser.add_argument(
-        "recipe", nargs="?", default="nano", help="nano (default), nano-short (backbone), debug"
+        "recipe",
+        nargs="?",
+        default="nano",
+        help="nano (default), debug, nano-short (backbone), nano-decoder (codec)",
     )
     parser.add_argument("--out", required=True, metavar="RUN", help="the folder of the run")
     parser.add_argument("--corpus", metavar="DIR", help="songs, for the codec")
     parser.add_argument("--codes", metavar="DIR", help="written by khala prepare, for the others")
-    parser.add_argument("--init", metavar="DIR", help="a trained backbone to start from")
+    parser.add_argument("--init", metavar="DIR", help="a trained model to start from")
     parser.add_argument("--codec", metavar="DIR", help="start the models' tables from it")
     parser.add_argument("--minutes", type=float, metavar="M", help="fit the run into this time")
     parser.add_argument(
@@ -63,7 +66,7 @@ def run_train(args: argparse.Namespace) -> int:
         raise RequestError(f"--minutes is {args.minutes:g}: a number above 0")
     data = "corpus" if args.kind == "codec" else "codes"
     allowed = {
-        "codec": {"corpus"},
+        "codec": {"corpus", "init"},
         "backbone": {"codes", "init", "codec"},
         "superres": {"codes", "init", "codec"},
     }[args.kind]

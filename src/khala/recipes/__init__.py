@@ -1,7 +1,7 @@
 """Named runs as functions that return complete configs."""
 
 from khala.recipes.backbone import backbone_debug, backbone_nano, backbone_nano_short
-from khala.recipes.codec import codec_debug, codec_nano
+from khala.recipes.codec import codec_debug, codec_nano, codec_nano_decoder
 from khala.recipes.overrides import apply_overrides
 from khala.recipes.superres import superres_debug, superres_nano
 
@@ -12,6 +12,7 @@ __all__ = [
     "backbone_nano_short",
     "codec_debug",
     "codec_nano",
+    "codec_nano_decoder",
     "superres_debug",
     "superres_nano",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from khala.codec import CodecConfig, GuideConfig, QuantizerConfig, SpectralConfig
 from khala.codec.losses import ReconstructionLossConfig
 from khala.codec.objective import CodecObjectiveConfig
 from khala.train.state import TrainConfig
 from khala.train.tasks.codec import CodecRun, CodecTaskConfig
 
-__all__ = ["codec_debug", "codec_nano", "nano_codec"]
+__all__ = ["codec_debug", "codec_nano", "codec_nano_decoder", "nano_codec"]
 
 
 def nano_codec() -> CodecConfig:
@@ -77,4 +79,14 @@ def codec_nano() -> CodecRun:
             ema_decay=0.995,
             validate_every=1000,
         ),
+    )
+
+
+def codec_nano_decoder() -> CodecRun:
+    """Return a run that goes on with the decoder of a trained codec, its codes kept."""
+    run = codec_nano()
+    return replace(
+        run,
+        task=replace(run.task, decoder_only=True, refit_vectors=0),
+        train=replace(run.train, num_steps=5000, lr=6e-4, warmup_steps=50),
     )

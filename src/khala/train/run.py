@@ -32,6 +32,7 @@ BACKBONE_RECIPES: dict[str, Callable[[], BackboneRun]] = {
 CODEC_RECIPES: dict[str, Callable[[], CodecRun]] = {
     "debug": recipes.codec_debug,
     "nano": recipes.codec_nano,
+    "nano-decoder": recipes.codec_nano_decoder,
 }
 SUPERRES_RECIPES: dict[str, Callable[[], SuperResRun]] = {
     "debug": recipes.superres_debug,
@@ -47,6 +48,7 @@ def train_codec(
     *,
     minutes: float | None = None,
     device: str = "cpu",
+    init: Path | None = None,
     on_message: Say = lambda _: None,
 ) -> Path:
     """Train a codec on a corpus of songs, with vocal stems if it is guided.
@@ -54,10 +56,11 @@ def train_codec(
     Args:
         corpus_dir: written by ``khala synth``.
         run_dir: config, log, checkpoints and the model go here; a run begun here goes on.
-        recipe: "debug" or "nano".
+        recipe: "debug", "nano", or "nano-decoder", which goes on from ``init``.
         overrides: ``key=value``, such as ``train.lr=1e-3``.
         minutes: choose the number of steps by the speed measured here.
         device: "cpu" or "cuda".
+        init: a codec of the same shape to go on from.
         on_message: takes lines for the reader.
 
     Raises:
@@ -65,9 +68,14 @@ def train_codec(
     """
     corpus = open_corpus(corpus_dir)
     inputs = {"corpus": _corpus_digest(Path(corpus_dir), corpus)}
+    if init is not None:
+        inputs["init"] = digest(resolve_part(init, "codec"))
 
     def build(run: CodecRun) -> CodecTask:
-        return CodecTask(run.task, corpus, seed=run.train.seed, num_parts=run.train.num_parts)
+        start = None if init is None else Codec.from_pretrained(init)
+        return CodecTask(
+            run.task, corpus, seed=run.train.seed, num_parts=run.train.num_parts, init=start
+        )
 
     order = Order(
         run_dir=Path(run_dir), recipe=recipe, overrides=overrides, minutes=minutes, device=device

@@ -58,6 +58,10 @@ class CodecTaskConfig:
     fit_vectors: int = 40_000
     """Latent vectors for that first fit."""
 
+    decoder_only: bool = False
+    """Go on from a trained codec and move its decoder alone: every song keeps its codes, so models
+    trained on them stay valid."""
+
     refit_vectors: int = 0
     """Latent vectors for a last fit of the codebooks at export; 0 exports the running averages."""
 
@@ -76,6 +80,8 @@ class CodecTaskConfig:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if max(self.validation_depths) > self.codec.quantizer.num_levels:
             raise ConfigError(f"validation_depths {self.validation_depths} exceed num_levels")
+        if self.decoder_only and self.refit_vectors:
+            raise ConfigError("decoder_only keeps the codes: refit_vectors must be 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +102,13 @@ class CodecTask(Task):
     unit = "frames"
 
     def __init__(
-        self, config: CodecTaskConfig, corpus: Corpus, *, seed: int, num_parts: int = 1
+        self,
+        config: CodecTaskConfig,
+        corpus: Corpus,
+        *,
+        seed: int,
+        num_parts: int = 1,
+        init: Codec | None = None,
     ) -> None:
         """Use the corpus's train songs for training and its test songs for validation.
 
@@ -105,9 +117,11 @@ class CodecTask(Task):
             corpus: songs, with vocal stems for a guided codec.
             seed: of the first weights and of every crop.
             num_parts: batches of one step, as the loop counts them.
+            init: a trained codec to go on from.
 
         Raises:
             CorpusError: no song is long enough, or a guided codec's vocal stems are missing.
+            ConfigError: ``init`` has another shape, or ``decoder_only`` has none.
         """
         self.config = config
         self.corpus = corpus
@@ -117,10 +131,31 @@ class CodecTask(Task):
         self._held_out = self._usable("test", config.validation_frames, required=False)
         torch.manual_seed(seed)
         self.objective = CodecObjective(config.codec, config.objective)
-        self.objective.start_linear(
-            self.batch(FIT_STREAM - 1 - place, 0)["mix"] for place in range(config.pca_batches)
-        )
+        if init is None:
+            self._start()
+        else:
+            self._go_on_from(init)
         self.model: nn.Module = self.objective
+
+    def _start(self) -> None:
+        if self.config.decoder_only:
+            raise ConfigError("decoder_only needs a trained codec to start from: give --init")
+        self.objective.start_linear(
+            self.batch(FIT_STREAM - 1 - place, 0)["mix"] for place in range(self.config.pca_batches)
+        )
+
+    def _go_on_from(self, codec: Codec) -> None:
+        if codec.config != self.config.codec:
+            raise ConfigError("the codec to start from has another shape than the recipe's")
+        objective = self.objective
+        objective.codec.load_state_dict(codec.state_dict())
+        objective.averages.restart(
+            objective.codec.quantizer, self.config.batch_size * self.config.clip_frames
+        )
+        objective.started.fill_(True)
+        if self.config.decoder_only:
+            objective.requires_grad_(False)
+            objective.codec.decoder.requires_grad_(True)
 
     def batch(self, step: int, part: int) -> Batch:
         """Return "mix" [B, C, N], for a guided codec "vocals" [B, N], and the batch's "number"."""
@@ -157,8 +192,9 @@ class CodecTask(Task):
         return "gain" if parameter.ndim < 2 or name.endswith("bias") else "matrix"
 
     def after_update(self, step: int) -> None:
-        """Move the codebooks."""
-        self.objective.after_update(step)
+        """Move the codebooks, if they are to move."""
+        if not self.config.decoder_only:
+            self.objective.after_update(step)
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:
