@@ -14,7 +14,7 @@ __all__ = ["codec_debug", "codec_nano", "codec_nano_decoder", "nano_codec"]
 
 
 def nano_codec() -> CodecConfig:
-    """Return the bundled model's codec: 64 levels whose tables take 5 MB."""
+    """Return the bundled model's codec: 64 levels whose tables take 3 MB."""
     return CodecConfig(
         spectral=SpectralConfig(fine_width=224, coarse_width=320),
         guide=GuideConfig(width=96),
