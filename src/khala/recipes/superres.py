@@ -43,10 +43,10 @@ def superres_nano() -> SuperResRun:
         ),
         # The low levels carry most of what is heard. Whole songs: of an excerpt's positions more
         # than half are its prompt.
-        task=SuperResTaskConfig(positions_per_batch=6144, level_power=0.5),
+        task=SuperResTaskConfig(positions_per_batch=4096, level_power=1.0, task_0_ratio=0.1),
         train=TrainConfig(
             num_steps=10_000,
-            lr=2e-3,
+            lr=4e-3,
             warmup_steps=100,
             schedule="wsd",
             decay_fraction=0.3,

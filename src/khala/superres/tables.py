@@ -75,6 +75,14 @@ class LevelTables(nn.Module):
             scale = std / vectors_VR.std().clamp_min(1e-12)
             codes_QVR[level, :, :num] = vectors_VR * scale
 
+    @torch.no_grad()
+    def start_from_chances(self, chances_QV: Tensor) -> None:
+        """Start the output biases from how often each code stands in its level.
+
+        Nothing has to be learned then to be as good as counting.
+        """
+        self.out_bias.copy_((chances_QV * self.codebook_size).log())
+
     def embed(self, codes_BT: Tensor, level: int) -> Tensor:
         """Return the embedding of one level's codes, [..., T, D]."""
         index = level - self.first_level

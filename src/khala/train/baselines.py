@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["bigram_nats", "unigram_nats"]
+__all__ = ["bigram_nats", "unigram", "unigram_nats"]
 
 BLENDS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 Codes = NDArray[np.integer]
@@ -24,7 +24,7 @@ def unigram_nats(
     train: Sequence[Codes], test: Sequence[Codes], level: int, codebook_size: int
 ) -> float:
     """Return the mean surprise, in nats, of a level's codes under their frequencies."""
-    chances_V = _unigram(train, level, codebook_size)
+    chances_V = unigram(train, level, codebook_size)
     codes = np.concatenate([codes_QT[level] for codes_QT in test])
     return float(-np.log(chances_V[codes]).mean())
 
@@ -43,7 +43,7 @@ def bigram_nats(
     return _bigram(train, test, level, codebook_size, min(scores, key=lambda b: scores[b]))
 
 
-def _unigram(train: Sequence[Codes], level: int, size: int) -> NDArray[np.float64]:
+def unigram(train: Sequence[Codes], level: int, size: int) -> NDArray[np.float64]:
     """Return the chance of every code, never zero."""
     counts = np.ones(size)
     for codes_QT in train:
@@ -56,7 +56,7 @@ def _bigram(
     train: Sequence[Codes], test: Sequence[Codes], level: int, size: int, blend: float
 ) -> float:
     """Return the surprise with ``blend`` unigram observations added to every context."""
-    chances_V = _unigram(train, level, size)
+    chances_V = unigram(train, level, size)
     counts_VV = np.zeros((size, size))
     for codes_QT in train:
         context, code = _pairs(codes_QT, level)

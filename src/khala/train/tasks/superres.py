@@ -26,7 +26,7 @@ from khala.superres import (
     task_1_losses,
 )
 from khala.tokens import TextTokenizer
-from khala.train.baselines import unigram_nats
+from khala.train.baselines import unigram, unigram_nats
 from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
 from khala.train.state import TrainConfig
 from khala.train.task import Batch, Task
@@ -130,6 +130,11 @@ class SuperResTask(Task):
             say(f"{len(train) - len(chosen)} of {len(train)} songs are too long and left out")
         self.examples = [train[i] for i in chosen]
         self.prompts = self._prompts(self.examples)
+        if self.model.levels is not None:
+            seen = [example.codes_QT for example in self.examples]
+            size = run.model.layout.codebook_size
+            counted = [unigram(seen, level, size) for level in range(COARSE_LEVELS, num_levels)]
+            self.model.levels.start_from_chances(torch.from_numpy(np.stack(counted)))
         self.plan = BatchPlan(
             [length for length in lengths if length is not None],
             max_tokens=run.task.positions_per_batch,
