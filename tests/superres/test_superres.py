@@ -319,6 +319,11 @@ def test_tables_start_at_their_formula_or_from_the_codec() -> None:
     assert near < typical, "codes that sound alike begin alike"
     with pytest.raises(ValueError, match="codebooks"):
         model.levels.start_from_codebooks(codebooks[:2])
+    chances = torch.rand(4, 256, generator=torch.Generator().manual_seed(1)) + 0.01
+    chances /= chances.sum(1, keepdim=True)
+    model.levels.start_from_chances(chances)
+    start = model.levels.logits(torch.zeros(1, 128), 3).softmax(-1)[0]
+    torch.testing.assert_close(start, chances[1])
 
 
 def test_saved_is_what_is_loaded(model: SuperResolution, tmp_path: Path) -> None:
