@@ -310,15 +310,19 @@ def test_tables_start_at_their_formula_or_from_the_codec() -> None:
     assert float(rows.std()) == pytest.approx(hidden_std(128), rel=0.1)
     logits = model.level_logits(torch.randn(200, 128), 4).detach()
     assert float(logits.std()) == pytest.approx(0.02 * 128**0.5, rel=0.15)
-    codebooks = torch.randn(4, 256, 8, generator=torch.Generator().manual_seed(0))
-    codebooks[1, 7] = codebooks[1, 6] + 0.001
-    model.levels.start_from_codebooks(codebooks)
-    rows = model.embed_level(torch.arange(256), 3).detach()
-    near = float((rows[6] - rows[7]).norm())
-    typical = float((rows[6] - rows[8:]).norm(dim=1).median())
-    assert near < typical, "codes that sound alike begin alike"
-    with pytest.raises(ValueError, match="codebooks"):
-        model.levels.start_from_codebooks(codebooks[:2])
+    latents = torch.randn(6, 256, 12, generator=torch.Generator().manual_seed(0))
+    before = model.embed_level(torch.arange(256), 0).detach().clone()
+    model.start_from_latents(latents)
+    # Embeddings are the codec's vectors turned by one matrix: one for levels 0-1 and fine ones.
+    turned = model.embed_level(torch.arange(256), 3).detach()
+    added = model.embed_level(torch.arange(256), 0).detach() - before
+    centred = latents - latents.mean(1, keepdim=True)
+    turn = torch.linalg.lstsq(centred[3], turned).solution
+    torch.testing.assert_close(centred[0] @ turn, added, atol=1e-4, rtol=1e-3)
+    scores = model.levels.logits(turned[5:6], 3) - model.levels.out_bias[1]
+    assert int(scores.argmax()) in (centred[3] @ centred[3, 5]).topk(3).indices
+    with pytest.raises(ValueError, match="latents"):
+        model.start_from_latents(latents[:5])
     chances = torch.rand(4, 256, generator=torch.Generator().manual_seed(1)) + 0.01
     chances /= chances.sum(1, keepdim=True)
     model.levels.start_from_chances(chances)

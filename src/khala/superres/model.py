@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from khala.checkpoint import load_config, load_into, resolve_part, save_model, stored
 from khala.errors import ConfigError
 from khala.nn.config import TrunkConfig
-from khala.nn.init import init_weights
+from khala.nn.init import hidden_std, init_weights
 from khala.nn.trunk import Trunk
 from khala.superres.config import COARSE_LEVELS, SuperResConfig
 from khala.superres.packing import Packing
@@ -87,6 +87,33 @@ class SuperResolution(Trunk):
         )
         out_BPD: Tensor = self.embed(marked_BP)
         return out_BPD
+
+    @torch.no_grad()
+    def start_from_latents(self, latents_QVC: Tensor, *, seed: int = 0) -> None:
+        """Let the embeddings of all levels start from the codec's vectors, in place.
+
+        Rows of levels 0-1 get theirs on top of what they are. Does nothing without factored tables.
+
+        Args:
+            latents_QVC: the codec's vector of every code of every level.
+            seed: chooses the matrix that turns them into the model's width.
+        """
+        if self.levels is None:
+            return
+        width, layout = self.config.trunk.width, self.config.layout
+        generator = torch.Generator().manual_seed(seed)
+        shape = (latents_QVC.shape[2], width)
+        turn_CD = torch.linalg.qr(torch.randn(max(shape), min(shape), generator=generator))[0]
+        turn_CD = turn_CD if shape[0] >= width else turn_CD.T
+        centred_QVC = latents_QVC.float() - latents_QVC.float().mean(1, keepdim=True)
+        # The sum over levels gets twice the size of a row of text.
+        power = (centred_QVC @ turn_CD).square().mean((1, 2)).sum()
+        gain = float(2 * hidden_std(width) / power.sqrt().clamp_min(1e-12))
+        for level in range(COARSE_LEVELS):
+            first = layout.first_id(level)
+            rows = self.embed.weight[first : first + layout.codebook_size]
+            rows += gain * (centred_QVC[level] @ turn_CD).to(rows)
+        self.levels.start_from_latents(latents_QVC[COARSE_LEVELS:], turn_CD, gain)
 
     def embed_level(self, codes_BT: Tensor, level: int) -> Tensor:
         """Return the embedding of one level's codes, [B, T, D]."""

@@ -52,28 +52,35 @@ class LevelTables(nn.Module):
         self.out_bias.zero_()
 
     @torch.no_grad()
-    def start_from_codebooks(self, codebooks_QVC: Tensor) -> None:
-        """Start the code vectors from the codec's: codes that sound alike begin alike.
+    def start_from_latents(self, latents_QVC: Tensor, turn_CD: Tensor, gain: float) -> None:
+        """Start so that embeddings are the codec's own vectors, all turned by one matrix.
 
-        Each level's vectors are centred and projected on their leading principal axes, then
-        scaled to the standard deviation of ``init_weights``. Ranks past the codec's latent
-        dimension keep what they had.
+        The sum of the embeddings of some levels is then the turned sum of their vectors, which is
+        what those levels say, and every level reads its part of the same picture of what is left.
+        Matrices of a level's own would lay up to 62 unrelated pictures over each other.
 
         Args:
-            codebooks_QVC: the codec's code vectors of these levels, coarsest first.
+            latents_QVC: vectors of the codes of these levels, coarsest first; the leading
+                ``rank`` directions of each level are kept.
+            turn_CD: from the codec's width into the model's, with orthonormal columns or rows.
+            gain: scale of the embeddings.
         """
         wanted = (self.num_levels, self.codebook_size)
-        if tuple(codebooks_QVC.shape[:2]) != wanted:
-            raise ValueError(f"codebooks must be {wanted}, not {tuple(codebooks_QVC.shape[:2])}")
-        std = STD * math.sqrt(self.width / self.rank)
+        if tuple(latents_QVC.shape[:2]) != wanted:
+            raise ValueError(f"latents must be {wanted}, not {tuple(latents_QVC.shape[:2])}")
+        std, out_std = STD * math.sqrt(self.width / self.rank), 1.0 / math.sqrt(self.width)
         codes_QVR = self.codes.weight.view(self.num_levels, self.codebook_size, self.rank)
-        for level, codebook_VC in enumerate(codebooks_QVC.to(codes_QVR)):
-            centred_VC = codebook_VC - codebook_VC.mean(dim=0)
-            left, sizes, _ = torch.linalg.svd(centred_VC, full_matrices=False)
+        for level, latents_VC in enumerate(latents_QVC.to(codes_QVR)):
+            centred_VC = latents_VC - latents_VC.mean(dim=0)
+            left, sizes, directions = torch.linalg.svd(centred_VC, full_matrices=False)
             num = min(self.rank, sizes.shape[0])
             vectors_VR = left[:, :num] * sizes[:num]
-            scale = std / vectors_VR.std().clamp_min(1e-12)
-            codes_QVR[level, :, :num] = vectors_VR * scale
+            size = vectors_VR.std().clamp_min(1e-12)
+            codes_QVR[level, :, :num] = vectors_VR * (std / size)
+            turned_RD = directions[:num] @ turn_CD.to(codes_QVR)
+            self.in_proj[level] = 0.0
+            self.in_proj[level, :num] = turned_RD * (gain * size / std)
+            self.out_proj[level, :, :num] = turned_RD.T * (out_std / turned_RD.std())
 
     @torch.no_grad()
     def start_from_chances(self, chances_QV: Tensor) -> None:

@@ -118,10 +118,10 @@ class SuperResTask(Task):
             if backbone is None
             else SuperResolution.from_backbone(backbone, run.model, seed=run.train.seed)
         )
-        if codec is not None and self.model.levels is not None:
-            self.model.levels.start_from_codebooks(
-                codec.quantizer.codebooks[COARSE_LEVELS:num_levels]
-            )
+        if codec is not None:
+            every_V = torch.arange(codec.config.quantizer.codebook_size)
+            vectors = [codec.quantizer.vectors(every_V, level) for level in range(num_levels)]
+            self.model.start_from_latents(torch.stack(vectors), seed=run.train.seed)
         train = with_excerpts(codes.split("train"), run.task.excerpt_max_s)
         prompts = self._prompts(train)
         lengths = [self._length(prompts, index) for index in range(len(train))]
