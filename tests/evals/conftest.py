@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from khala import checkpoint
 from khala.audio import write_audio
 from khala.backbone import Backbone, BackboneConfig
 from khala.checkpoint import write_manifest
@@ -131,7 +130,7 @@ def whole_model(write_corpus: WriteCorpus, tmp_path: Path) -> WholeModel:
     write_manifest(folder)
 
     class Encoder:
-        digest = checkpoint.digest(folder / "codec")
+        digest = codec.codes_digest()
         num_levels = 4
         codebook_size = 16
 

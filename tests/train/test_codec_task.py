@@ -123,3 +123,6 @@ def test_a_better_decoder_keeps_every_code(corpus: Corpus, tmp_path: Path) -> No
     assert moved == {"decoder"}
     wave_BCN = batch["mix"]
     assert torch.equal(old.encode(wave_BCN), new.encode(wave_BCN))
+    assert old.codes_digest() == new.codes_digest()
+    other = task_of(corpus).objective.codec
+    assert other.codes_digest() != old.codes_digest()  # not yet rounded to 8 bits

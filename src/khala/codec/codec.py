@@ -6,6 +6,7 @@ G guide width.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Self
 
@@ -69,6 +70,15 @@ class Codec(nn.Module):
         """Write the codec as a model folder, see `khala.checkpoint.stored`; return its digest."""
         tensors = checkpoint.stored(self.state_dict(), dtype)
         return checkpoint.save_model(folder, kind="codec", config=self.config, tensors=tensors)
+
+    def codes_digest(self) -> str:
+        """Return what identifies the codes this codec gives: a sha256 of all but its decoder."""
+        seen = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            if not name.startswith("decoder."):
+                seen.update(name.encode())
+                seen.update(tensor.float().cpu().contiguous().numpy().tobytes())
+        return seen.hexdigest()
 
     @property
     def halo_frames(self) -> int:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from khala.checkpoint import digest, resolve_part
 from khala.codec import Codec
 from khala.corpus.prepare import SONGS_PER_SHARD, prepare
 from khala.corpus.songs import open_corpus
@@ -26,7 +25,7 @@ class CodecEncoder:
     def __init__(self, path: Path | str, device: str = "cpu") -> None:
         self._codec = Codec.from_pretrained(path, device)
         self._device = device
-        self.digest = digest(resolve_part(path, "codec"))
+        self.digest = self._codec.codes_digest()
         self.num_levels = self._codec.config.quantizer.num_levels
         self.codebook_size = self._codec.config.quantizer.codebook_size
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from khala import checkpoint
 from khala.backbone import Backbone
+from khala.codec import Codec
 from khala.corpus import CodesDataset, CodesExample, open_codes
 from khala.errors import CorpusError, RequestError
 from khala.evals import report
@@ -98,8 +99,8 @@ def check_codec(model: Path, dataset: CodesDataset) -> None:
     Raises:
         CorpusError: the figures would be of two languages.
     """
-    codec = checkpoint.resolve_model(model) / "codec"
-    if codec.is_dir() and dataset.codec_digest != checkpoint.digest(codec):
+    folder = checkpoint.resolve_model(model) / "codec"
+    if folder.is_dir() and dataset.codec_digest != Codec.from_pretrained(folder).codes_digest():
         raise CorpusError("these codes were made by another codec than the model's: prepare again")
 
 

@@ -181,10 +181,11 @@ def _codec(path: Path | None, codes: CodesDataset, inputs: dict[str, str]) -> Co
     """Load the codec that the codes were made with, and note it among the run's inputs."""
     if path is None:
         return None
-    inputs["codec"] = digest(resolve_part(path, "codec"))
+    codec = Codec.from_pretrained(path)
+    inputs["codec"] = codec.codes_digest()
     if inputs["codec"] != codes.codec_digest:
         raise ConfigError(f"the codes were not prepared with the codec {path}")
-    return Codec.from_pretrained(path)
+    return codec
 
 
 def _corpus_digest(folder: Path, corpus: Corpus) -> str:
