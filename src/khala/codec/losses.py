@@ -4,7 +4,8 @@ Shape letters, this file only: B batch, C channels, N samples, L STFT columns, F
 
 Log-magnitude terms alone reward a blurred voice (a flat band where harmonics should be), so a
 phase-aware term stands beside them: the error-to-signal ratio of the complex spectrum in bands,
-which is what SDR by band measures.
+which is what SDR by band measures. Magnitudes are judged in left, right, mid and side: where phases
+are free, left and right alone may be had from opposite phases, and the mono mix is silent there.
 """
 
 from __future__ import annotations
@@ -70,11 +71,12 @@ class ReconstructionLoss:
         config, terms = self.config, {}
         first, size = config.fft_sizes[0], config.fft_sizes[other_fft]
         target, made = _stft(target_BCN, first), _stft(wave_BCN, first)
-        magnitudes = _magnitude(made), _magnitude(target)
+        magnitudes = _magnitude(_all_sides(made)), _magnitude(_all_sides(target))
         terms["mel"] = self._mel_term(*magnitudes, first)
         log, linear = _magnitude_terms(*magnitudes)
         other_log, other_linear = _magnitude_terms(
-            _magnitude(_stft(wave_BCN, size)), _magnitude(_stft(target_BCN, size))
+            _magnitude(_all_sides(_stft(wave_BCN, size))),
+            _magnitude(_all_sides(_stft(target_BCN, size))),
         )
         terms["log_stft"], terms["linear_stft"] = log + other_log, linear + other_linear
         bands = self._band_terms(made, target, first)
@@ -121,6 +123,15 @@ def _stft(wave_BCN: Tensor, size: int) -> Tensor:
     """Return the complex spectrum [B, C, L, F] with a full-scale sine near magnitude 1."""
     window = torch.hann_window(size, device=wave_BCN.device)
     return rfft(wave_BCN.unfold(-1, size, size // 4) * (window * (4 / size)))
+
+
+def _all_sides(spectrum_BCLF: Tensor) -> Tensor:
+    """Return left, right, mid and side of a stereo spectrum; any other as it is."""
+    if spectrum_BCLF.shape[1] != 2:
+        return spectrum_BCLF
+    left, right = spectrum_BCLF.unbind(1)
+    sides = [(left + right) * 0.5**0.5, (left - right) * 0.5**0.5]
+    return torch.stack([left, right, *sides], dim=1)
 
 
 def _magnitude(spectrum: Tensor) -> Tensor:

@@ -50,7 +50,9 @@ def blocked_attention(
             shaped[..., start:stop] += above
         if mask is not None:
             rows_of = mask if mask.shape[2] == 1 else mask[:, :, start:stop]
-            shaped = shaped.masked_fill(~rows_of[:, :, None, :, :end], float("-inf"))
+            hidden = ~rows_of[:, :, None, :, :end]
+            # Added in place: unlike masked_fill, neither this nor its gradient copies the scores.
+            shaped += torch.zeros_like(hidden, dtype=q.dtype).masked_fill(hidden, float("-inf"))
         weights = shaped.softmax(dim=-1).view_as(scores)
         block = torch.bmm(weights, v[:, :end])
         blocks.append(block.view(batch, num_kv, group, stop - start, width))

@@ -64,7 +64,7 @@ def codec_nano() -> CodecRun:
         task=CodecTaskConfig(
             codec=nano_codec(),
             objective=CodecObjectiveConfig(
-                reconstruction=ReconstructionLossConfig(band_weights=(0.4, 0.4, 0.8, 0.2))
+                reconstruction=ReconstructionLossConfig(band_weights=(0.4, 0.4, 0.8, 0.0))
             ),
             quantize_from=700,
             fit_vectors=40_000,
