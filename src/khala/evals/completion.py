@@ -57,8 +57,8 @@ class SuperResEval:
     seconds: float = 20.0
     """Taken from the start of each song."""
 
-    top_k: int = 10
-    """Codes kept by super-resolution's sampling."""
+    top_k: int | None = None
+    """Codes kept by super-resolution's sampling; None: the model's own number."""
 
     device: str = "cpu"
     """Where the model runs."""
@@ -81,7 +81,7 @@ def run_superres_eval(
     out: Path | None = None,
     songs: int = 12,
     seconds: float = 20.0,
-    top_k: int = 10,
+    top_k: int | None = None,
     device: str = "cpu",
     on_message: report.OnMessage = report.ignore_messages,
 ) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _fill(
     true_QT: Codes,
     unigrams: Sequence[Unigram],
     *,
-    top_k: int,
+    top_k: int | None,
     seed: int,
 ) -> Ways:
     """Complete one song by the model and by each naive way, and score its true codes."""

@@ -108,8 +108,8 @@ class SongRequest:
     top_k: int = 80
     """Candidates kept by the backbone; 1 is greedy."""
 
-    superres_top_k: int = 10
-    """Candidates kept by super-resolution; 1 is greedy."""
+    superres_top_k: int | None = None
+    """Candidates kept by super-resolution; 1 is greedy, None what the model was measured with."""
 
     def __post_init__(self) -> None:
         _check_length("prompt", self.prompt, MAX_PROMPT_CHARS)
@@ -141,7 +141,8 @@ class SongRequest:
         check_integer("seed", self.seed, 0, 2**63 - 1)
         check_integer("levels", self.levels, MIN_LEVELS, MAX_LEVELS)
         check_integer("top_k", self.top_k, 1, MAX_TOP_K)
-        check_integer("superres_top_k", self.superres_top_k, 1, MAX_TOP_K)
+        if self.superres_top_k is not None:
+            check_integer("superres_top_k", self.superres_top_k, 1, MAX_TOP_K)
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field as plain JSON values."""

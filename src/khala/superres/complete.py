@@ -37,7 +37,7 @@ def complete_songs(
     model: SuperResolution,
     sketches: Sequence[Sketch],
     *,
-    top_k: int = 10,
+    top_k: int | None = None,
     levels: int | None = None,
     on_level: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -51,7 +51,7 @@ def complete_songs(
 
     Args:
         sketches: songs with the same number of levels present.
-        top_k: codes kept at each frame; 1 takes the best.
+        top_k: codes kept at each frame; 1 takes the best, None is the model's own number.
         levels: levels to reach; None: all of the model's.
         on_level: called with the number of levels present after each pass.
         should_stop: asked before each pass; True returns the levels finished so far.
@@ -65,6 +65,7 @@ def complete_songs(
         RequestError: ``levels`` or ``top_k`` make no sense, or a song does not fit the model.
         TokenError: a prompt or codes hold what is not text or not codes.
     """
+    top_k = model.config.sampling_top_k if top_k is None else top_k
     wanted = model.config.layout.num_levels if levels is None else levels
     _check(model, sketches, wanted)
     device = model.lm_head.weight.device

@@ -33,6 +33,10 @@ class SuperResConfig:
     """None: one full table for all levels, as published. A number: levels 2 and up have low-rank
     tables of this rank (see ``LevelTables``), and ``embed`` and ``lm_head`` end after level 1."""
 
+    sampling_top_k: int = 10
+    """Codes kept in sampling where a request does not say; 10 as published. A small model's
+    distributions are nearly flat, and 10 codes of 1,024 would be far too few."""
+
     def __post_init__(self) -> None:
         if self.max_positions < 2:
             raise ConfigError(
@@ -43,6 +47,10 @@ class SuperResConfig:
         if self.factor_rank is not None and self.factor_rank < 1:
             raise ConfigError(
                 f"SuperResConfig.factor_rank must be positive or None, not {self.factor_rank}"
+            )
+        if self.sampling_top_k < 1:
+            raise ConfigError(
+                f"SuperResConfig.sampling_top_k must be at least 1, not {self.sampling_top_k}"
             )
         if self.num_rows is not None and self.num_rows < self.num_read_rows:
             raise ConfigError(

@@ -184,7 +184,7 @@ class SuperResolution(Trunk):
         self,
         prompt_S: Tensor | Sequence[int],
         coarse_codes_2T: Tensor,
-        top_k: int = 10,
+        top_k: int | None = None,
         seed: int = 0,
         *,
         levels: int | None = None,
