@@ -252,19 +252,24 @@ def config_to_dict(config: object) -> dict[str, Any]:
 
 
 def config_from_dict(cls: type[C], values: object) -> C:
-    """Build ``cls`` from plain JSON types; nothing may be missing, unknown or of another type."""
+    """Build ``cls`` from plain JSON types; nothing may be unknown or of another type.
+
+    A field with a default may be missing: it is younger than the file, and its default is what
+    held before it.
+    """
     if not isinstance(values, dict):
         raise CheckpointError(f"{cls.__name__} must be an object, not {type(values).__name__}")
     assert dataclasses.is_dataclass(cls)
-    names = [field.name for field in dataclasses.fields(cls)]
+    known = {field.name: field for field in dataclasses.fields(cls)}
     for name in values:
-        if name not in names:
+        if name not in known:
             raise CheckpointError(f"unknown field {name!r} of {cls.__name__}")
-    for name in names:
-        if name not in values:
+    for name, field in known.items():
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if required and name not in values:
             raise CheckpointError(f"missing field {name!r} of {cls.__name__}")
     hints = typing.get_type_hints(cls)
-    return cls(**{name: _value(hints[name], values[name], name) for name in names})
+    return cls(**{name: _value(hints[name], value, name) for name, value in values.items()})
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:

@@ -13,6 +13,7 @@ from khala.backbone import Backbone
 from khala.corpus import open_codes
 from khala.errors import ConfigError
 from khala.recipes import backbone_debug, superres_debug
+from khala.superres import SuperResolution
 from khala.tokens import TextTokenizer, deinterleave
 from khala.train.baselines import bigram_nats, unigram_nats
 from khala.train.prompts import partner_lyrics
@@ -107,11 +108,23 @@ def test_superres_starts_from_the_backbone(codes_dir: Path) -> None:
     """The paper's second finding: from nothing, words come out a third worse."""
     backbone = Backbone(backbone_debug().model, seed=3)
     task = SuperResTask(
-        superres_debug(), open_codes(codes_dir), TextTokenizer.bytes(), backbone=backbone
+        superres_debug(), open_codes(codes_dir), TextTokenizer.bytes(), start=backbone
     )
     ours, theirs = task.model.state_dict(), backbone.state_dict()
     name = "layers.1.mlp.up_proj.weight"
     assert torch.equal(ours[name], theirs[name])
+
+
+def test_superres_goes_on_from_itself(codes_dir: Path) -> None:
+    """A second stage must keep what the first one learned, tables and biases too."""
+    run, codes, tokenizer = superres_debug(), open_codes(codes_dir), TextTokenizer.bytes()
+    before = SuperResolution(run.model, seed=5)
+    task = SuperResTask(run, codes, tokenizer, start=before)
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(task.model.state_dict()[name], tensor), name
+    other = replace(run, model=replace(run.model, factor_rank=5))
+    with pytest.raises(ConfigError, match="another shape"):
+        SuperResTask(other, codes, tokenizer, start=before)
 
 
 @pytest.mark.parametrize("mixed", [True, False])

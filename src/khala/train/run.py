@@ -16,6 +16,7 @@ from khala.checkpoint import digest, resolve_part, sha256_file
 from khala.codec import Codec
 from khala.corpus import CodesDataset, Corpus, open_codes, open_corpus
 from khala.errors import ConfigError
+from khala.superres import SuperResolution
 from khala.tokens import TextTokenizer
 from khala.train.execute import Order, Say, execute
 from khala.train.tasks.backbone import BackboneRun, BackboneTask
@@ -153,7 +154,8 @@ def train_superres(
         overrides: ``key=value``.
         minutes: choose the number of steps by the speed measured here.
         device: "cpu" or "cuda".
-        init: the trained backbone to start from; None starts from nothing, which is worse.
+        init: the trained backbone to start from, or a model folder with ``superres/`` to go on
+            from; None starts from nothing, which is worse.
         codec: start the tables of the fine levels from this codec's codebooks.
         on_message: takes lines for the reader.
 
@@ -162,14 +164,19 @@ def train_superres(
     """
     codes = open_codes(codes_dir)
     inputs = {"codes": sha256_file(Path(codes_dir) / "manifest.json")}
+    goes_on = init is not None and (init / "superres" / "config.json").is_file()
     if init is not None:
-        inputs["init"] = digest(resolve_part(init, "backbone"))
+        inputs["init"] = digest(resolve_part(init, "superres" if goes_on else "backbone"))
+    if goes_on and codec is not None:
+        raise ConfigError(f"{init} has trained tables: starting them from a codec would lose them")
     sounds = _codec(codec, codes, inputs)
     tokenizer = _tokenizer(init)
 
     def build(run: SuperResRun) -> SuperResTask:
-        backbone = None if init is None else Backbone.from_pretrained(init)
-        return SuperResTask(run, codes, tokenizer, backbone=backbone, codec=sounds, say=on_message)
+        start: Backbone | SuperResolution | None = None
+        if init is not None:
+            start = (SuperResolution if goes_on else Backbone).from_pretrained(init)
+        return SuperResTask(run, codes, tokenizer, start=start, codec=sounds, say=on_message)
 
     order = Order(
         run_dir=Path(run_dir), recipe=recipe, overrides=overrides, minutes=minutes, device=device

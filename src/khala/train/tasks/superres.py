@@ -6,7 +6,7 @@ Shape letters: B batch, P prompt positions, Q levels, T frames.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +92,19 @@ class SuperResRun:
     """The loop."""
 
 
+def _started(run: SuperResRun, start: Backbone | SuperResolution | None) -> SuperResolution:
+    """Return the model as it is before the first step."""
+    if start is None:
+        return SuperResolution(run.model, seed=run.train.seed)
+    if isinstance(start, Backbone):
+        return SuperResolution.from_backbone(start, run.model, seed=run.train.seed)
+    if replace(start.config, sampling_top_k=run.model.sampling_top_k) != run.model:
+        raise ConfigError("the model to go on from has another shape than the recipe's")
+    model = SuperResolution(run.model)
+    model.load_state_dict(start.state_dict())
+    return model
+
+
 class SuperResTask(Task):
     """Fine levels of prepared songs."""
 
@@ -105,7 +118,7 @@ class SuperResTask(Task):
         codes: CodesDataset,
         tokenizer: TextTokenizer,
         *,
-        backbone: Backbone | None = None,
+        start: Backbone | SuperResolution | None = None,
         codec: Codec | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -113,11 +126,7 @@ class SuperResTask(Task):
         if codes.num_levels < num_levels:
             raise ConfigError(f"the codes have {codes.num_levels} levels, the model {num_levels}")
         self.run, self.tokenizer = run, tokenizer
-        self.model = (
-            SuperResolution(run.model, seed=run.train.seed)
-            if backbone is None
-            else SuperResolution.from_backbone(backbone, run.model, seed=run.train.seed)
-        )
+        self.model = _started(run, start)
         if codec is not None:
             every_V = torch.arange(codec.config.quantizer.codebook_size)
             vectors = [codec.quantizer.vectors(every_V, level) for level in range(num_levels)]
@@ -130,7 +139,7 @@ class SuperResTask(Task):
             say(f"{len(train) - len(chosen)} of {len(train)} songs are too long and left out")
         self.examples = [train[i] for i in chosen]
         self.prompts = self._prompts(self.examples)
-        if self.model.levels is not None:
+        if self.model.levels is not None and not isinstance(start, SuperResolution):
             seen = [example.codes_QT for example in self.examples]
             size = run.model.layout.codebook_size
             counted = [unigram(seen, level, size) for level in range(COARSE_LEVELS, num_levels)]
