@@ -11,6 +11,7 @@ from khala.codec import (
     Codec,
     CodecConfig,
     ConvConfig,
+    EnvelopeConfig,
     GuideConfig,
     QuantizerConfig,
     SpectralConfig,
@@ -33,7 +34,18 @@ SPECTRAL = CodecConfig(
     guide=GuideConfig(num_coefficients=5, num_mels=20, width=8, blocks=1),
     quantizer=QuantizerConfig(num_levels=5, codebook_size=16, latent_width=12, code_width=4),
 )
-BOTH = pytest.mark.parametrize("config", [CONV, SPECTRAL], ids=["conv", "spectral"])
+ENVELOPE = replace(
+    SPECTRAL,
+    spectral=SpectralConfig(
+        n_fft=256,
+        fine_width=12,
+        coarse_width=16,
+        envelope=EnvelopeConfig(width=4, mid_bands=8, side_bands=3),
+    ),
+)
+BOTH = pytest.mark.parametrize(
+    "config", [CONV, SPECTRAL, ENVELOPE], ids=["conv", "spectral", "envelope"]
+)
 
 
 def noise(config: CodecConfig, frames: float, batch: int = 1) -> torch.Tensor:
@@ -200,3 +212,24 @@ def test_training_reaches_every_part(config: CodecConfig) -> None:
     objective.after_update(1)
     changed = (objective.codec.quantizer.codebooks != before).flatten(1).any(1)
     assert bool(changed.all())
+
+
+@torch.no_grad()
+def test_the_envelope_starts_with_its_share_of_the_variance() -> None:
+    """Too small, and the first levels say nothing of the words; too large, and none says a phase.
+
+    With no network's part yet, the first latents are the log spectrum and the others are not.
+    """
+    objective = CodecObjective(ENVELOPE, CodecObjectiveConfig())
+    swell = torch.linspace(0.05, 1.0, 40 * ENVELOPE.hop)
+    waves = [noise(ENVELOPE, 40, batch=4) * swell, noise(ENVELOPE, 40, batch=4) * swell.flip(0)]
+    objective.start_linear(waves)
+    encoder = objective.codec.encoder
+    torch.nn.init.zeros_(encoder.leave.weight)
+    latents_ND = torch.cat([objective.codec.latents(wave)[0].flatten(0, 1) for wave in waves])
+    envelope, others = latents_ND[:, :4], latents_ND[:, 4:]
+    share = float(envelope.var(0).sum() / others.square().mean(0).sum())
+    assert share == pytest.approx(1.5, rel=0.1)
+    louder_ND = objective.codec.latents(2 * waves[0])[0].flatten(0, 1)
+    moved_D = (louder_ND - latents_ND[: len(louder_ND)]).mean(0)
+    assert moved_D[:4].norm() > 10 * moved_D[4:].norm()

@@ -4,6 +4,7 @@ from khala.codec.codec import Codec
 from khala.codec.config import (
     CodecConfig,
     ConvConfig,
+    EnvelopeConfig,
     GuideConfig,
     QuantizerConfig,
     SpectralConfig,
@@ -13,6 +14,7 @@ __all__ = [
     "Codec",
     "CodecConfig",
     "ConvConfig",
+    "EnvelopeConfig",
     "GuideConfig",
     "QuantizerConfig",
     "SpectralConfig",

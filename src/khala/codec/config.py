@@ -7,7 +7,14 @@ from fractions import Fraction
 
 from khala.errors import ConfigError
 
-__all__ = ["CodecConfig", "ConvConfig", "GuideConfig", "QuantizerConfig", "SpectralConfig"]
+__all__ = [
+    "CodecConfig",
+    "ConvConfig",
+    "EnvelopeConfig",
+    "GuideConfig",
+    "QuantizerConfig",
+    "SpectralConfig",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +32,31 @@ class ConvConfig:
 
     decoder_strides: tuple[int, ...] = (8, 8, 8, 4)
     """Up-sampling factors; their product is the hop."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvelopeConfig:
+    """Latents of their own for how loud each band is, so that the first levels say that.
+
+    A residual quantiser codes what varies most. Left alone it spends its first levels on the
+    phases of the bass; with the log spectrum among the latents, and large enough there, it begins
+    with what a listener, or a model that must guess the rest, needs first.
+    """
+
+    width: int = 64
+    """Latents that hold it: principal components of a frame's log mel bands."""
+
+    mid_bands: int = 48
+    """Mel bands of the mid channel, for every STFT column of a frame."""
+
+    side_bands: int = 16
+    """Mel bands of the side channel, for every second column."""
+
+    top_hz: float = 16_000.0
+    """Upper end of the bands."""
+
+    share: float = 1.5
+    """Variance of these latents at the start, all together, relative to that of all the others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +105,9 @@ class SpectralConfig:
 
     Without it the latents are spent on the bass, and a voice's harmonics get none.
     """
+
+    envelope: EnvelopeConfig | None = None
+    """Gives the log spectrum latents of its own; ``None``: what the network makes of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,8 +224,19 @@ class CodecConfig:
             raise ConfigError(
                 f"n_fft must be at least {2 * column}, with n_fft - {column} even: {spectral.n_fft}"
             )
+        if spectral.envelope is not None:
+            self._check_envelope(spectral, spectral.envelope)
         if self.channels != 2:
             raise ConfigError("the spectral transform is mid/side: channels must be 2")
+
+    def _check_envelope(self, spectral: SpectralConfig, envelope: EnvelopeConfig) -> None:
+        most = self.quantizer.latent_width - 1
+        if not 1 <= envelope.width <= most:
+            raise ConfigError(f"envelope.width must lie in 1..{most}, not {envelope.width}")
+        if spectral.patches % 2 or min(envelope.mid_bands, envelope.side_bands) < 1:
+            raise ConfigError("an envelope needs bands of mid and side and an even patches")
+        if not envelope.share > 0 or not 100 < envelope.top_hz <= self.sample_rate_hz / 2:
+            raise ConfigError(f"share or top_hz of an envelope make no sense: {envelope}")
 
     @property
     def frame_rate_hz(self) -> Fraction:

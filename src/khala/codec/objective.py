@@ -20,6 +20,7 @@ from khala.codec.losses import ReconstructionLoss, ReconstructionLossConfig
 from khala.codec.spectral import (
     SpectralDecoder,
     SpectralEncoder,
+    start_envelope,
     start_from_pca,
     to_mid_side,
 )
@@ -144,11 +145,20 @@ class CodecObjective(nn.Module):
         if not isinstance(encoder, SpectralEncoder) or not isinstance(decoder, SpectralDecoder):
             return
         moment_DD, count = torch.zeros(()), 0
+        bands_moment, bands_sum = torch.zeros(()), torch.zeros(())
         for wave_BCN in waves:
-            low_ND = encoder.low(self.codec.stft(to_mid_side(wave_BCN))).flatten(0, 1)
+            spectrum = self.codec.stft(to_mid_side(wave_BCN))
+            low_ND = encoder.low(spectrum).flatten(0, 1)
             moment_DD, count = moment_DD + low_ND.T @ low_ND, count + len(low_ND)
+            if encoder.envelope is not None:
+                bands_ND = encoder.envelope.bands(spectrum.abs()).flatten(0, 1)
+                bands_moment = bands_moment + bands_ND.T @ bands_ND
+                bands_sum = bands_sum + bands_ND.sum(0)
         hz_per_bin = self.codec.config.sample_rate_hz / encoder.spectral.n_fft
         start_from_pca(encoder, decoder, moment_DD.double() / count, hz_per_bin)
+        if encoder.envelope is not None:
+            others = encoder.skip.weight.shape[0] - encoder.envelope.config.width
+            start_envelope(encoder.envelope, bands_sum / count, bands_moment / count, others)
 
     @torch.no_grad()
     def start_quantizer(self, latents_ND: Tensor, guide_NG: Tensor | None, *, batch: int) -> None:

@@ -17,10 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from khala.audio import mel_filterbank
-from khala.codec.config import CodecConfig, GuideConfig, SpectralConfig
+from khala.codec.config import CodecConfig, EnvelopeConfig, GuideConfig, SpectralConfig
 from khala.codec.fourier import irfft, rfft
 
-__all__ = ["Guide", "SpectralDecoder", "SpectralEncoder", "Stft", "start_from_pca"]
+__all__ = [
+    "Guide",
+    "SpectralDecoder",
+    "SpectralEncoder",
+    "Stft",
+    "start_envelope",
+    "start_from_pca",
+]
 
 INPUT_GAIN = 3.0
 """Compressed spectra are small; this brings what the encoder sees near unit variance."""
@@ -31,6 +38,9 @@ move them less, and the start from PCA is refined rather than overwritten."""
 
 EMPHASIS_HZ = (500.0, 3000.0)
 """Where the emphasis of PCA begins and where it grows no more; above 4 kHz it is halved."""
+
+ENVELOPE_FLOOR = 3e-4
+"""Added to mel magnitudes before the logarithm: -70 dB, below which nothing is heard in a song."""
 
 LOG_FLOOR = 1e-5
 """Added to magnitudes before the logarithm: -100 dB of a full-scale sine."""
@@ -117,6 +127,9 @@ class SpectralEncoder(nn.Module):
         self.skip = nn.Linear(
             2 * sum(self.skip_bins) * spectral.patches, config.quantizer.latent_width, bias=False
         )
+        self.envelope = None
+        if spectral.envelope is not None:
+            self.envelope = Envelope(config, spectral, spectral.envelope)
 
     def forward(self, spectrum_BCLF: Tensor) -> Tensor:
         """Return latents_BTD of a spectrum with L = T * patches columns."""
@@ -128,7 +141,10 @@ class SpectralEncoder(nn.Module):
         hidden = self.fine(self.enter(features))
         hidden = hidden.reshape(batch, columns // self.spectral.patches, -1)
         latents: Tensor = self.leave(self.norm(self.coarse(self.down(hidden))))
-        return latents + SKIP_GAIN * self.skip(self._low(real, imag))
+        latents = latents + SKIP_GAIN * self.skip(self._low(real, imag))
+        if self.envelope is not None:
+            latents = latents + SKIP_GAIN * self.envelope(magnitude)
+        return latents
 
     def low(self, spectrum_BCLF: Tensor) -> Tensor:
         """Return what the linear map sees: the low compressed spectrum of each frame, [B, T, *]."""
@@ -152,6 +168,43 @@ class SpectralEncoder(nn.Module):
         return columns.reshape(columns.shape[0], columns.shape[1] // self.spectral.patches, -1)
 
 
+class Envelope(nn.Module):
+    """Magnitudes of mid and side -> log mel bands of each frame -> latents, by one linear map."""
+
+    mid_FM: Tensor
+    side_FM: Tensor
+
+    def __init__(
+        self, config: CodecConfig, spectral: SpectralConfig, envelope: EnvelopeConfig
+    ) -> None:
+        super().__init__()
+        self.config, self.patches = envelope, spectral.patches
+        for name, bands in (("mid_FM", envelope.mid_bands), ("side_FM", envelope.side_bands)):
+            mels = mel_filterbank(
+                config.sample_rate_hz, spectral.n_fft, bands, 40.0, envelope.top_hz
+            )
+            self.register_buffer(name, mels.T.contiguous(), persistent=False)
+        width = spectral.patches * envelope.mid_bands + spectral.patches // 2 * envelope.side_bands
+        self.leave = nn.Linear(width, config.quantizer.latent_width)
+
+    def forward(self, magnitude_BCLF: Tensor) -> Tensor:
+        """Return what is added to the latents, [B, T, D]."""
+        out_BTD: Tensor = self.leave(self.bands(magnitude_BCLF))
+        return out_BTD
+
+    def bands(self, magnitude_BCLF: Tensor) -> Tensor:
+        """Return the log mel bands of each frame, [B, T, *]."""
+        batch, _, columns, _ = magnitude_BCLF.shape
+        frames = columns // self.patches
+        mid = torch.log(magnitude_BCLF[:, 0] @ self.mid_FM + ENVELOPE_FLOOR)
+        side = torch.log(magnitude_BCLF[:, 1] @ self.side_FM + ENVELOPE_FLOOR)
+        side = side.reshape(batch, columns // 2, 2, -1).mean(2)
+        # The side is heard less than the mid: its errors count less.
+        return torch.cat(
+            [mid.reshape(batch, frames, -1), 0.6 * side.reshape(batch, frames, -1)], -1
+        )
+
+
 class SpectralDecoder(nn.Module):
     """latents_BTD -> mid/side spectrum."""
 
@@ -172,15 +225,21 @@ class SpectralDecoder(nn.Module):
         self.skip = nn.Linear(
             config.quantizer.latent_width, 2 * sum(self.skip_bins) * spectral.patches, bias=False
         )
+        self.gain = None
+        if spectral.envelope is not None:
+            self.gain = BandGain(config, spectral, spectral.envelope.mid_bands)
 
     def forward(self, latents_BTD: Tensor) -> Tensor:
         """Return the complex spectrum [B, C, L, F]."""
         batch, frames, _ = latents_BTD.shape
         hidden = self.up(self.coarse(self.enter(latents_BTD)))
         hidden = hidden.reshape(batch, frames * self.spectral.patches, -1)
-        out = self.leave(self.norm(self.fine(hidden))).float()
+        hidden = self.norm(self.fine(hidden))
+        out = self.leave(hidden).float()
         out = out.reshape(batch, hidden.shape[1], self.channels, 2, -1).transpose(1, 2)
         out = out + SKIP_GAIN * self._low(latents_BTD, hidden.shape[1], out.shape[-1])
+        if self.gain is not None:
+            out = out * self.gain(hidden)
         real, imag = out.unbind(3)
         # |out|^(1/c) with the phase of out; the small constant keeps the gradient at 0 finite.
         power = real.square() + imag.square() + 1e-10
@@ -196,6 +255,30 @@ class SpectralDecoder(nn.Module):
             for part, below in zip(parts, self.skip_bins, strict=True)
         ]
         return torch.stack(padded, dim=1)
+
+
+class BandGain(nn.Module):
+    """Features of a column -> a factor for every bin, smooth over mel bands; 1 at the start.
+
+    A product says "louder here" whatever the phases are, which a sum cannot.
+    """
+
+    spread_MF: Tensor
+
+    def __init__(self, config: CodecConfig, spectral: SpectralConfig, bands: int) -> None:
+        super().__init__()
+        self.channels = config.channels
+        mels = mel_filterbank(config.sample_rate_hz, spectral.n_fft, bands)
+        self.register_buffer("spread_MF", mels / mels.sum(0).clamp_min(1e-6), persistent=False)
+        self.leave = nn.Linear(spectral.fine_width, config.channels * bands)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, hidden_BLD: Tensor) -> Tensor:
+        """Return factors [B, C, L, 1, F]."""
+        batch, columns, _ = hidden_BLD.shape
+        logs = self.leave(hidden_BLD).float().reshape(batch, columns, self.channels, -1)
+        return torch.exp(logs.transpose(1, 2) @ self.spread_MF).unsqueeze(3)
 
 
 def _skip_bins(config: CodecConfig, spectral: SpectralConfig) -> tuple[int, ...]:
@@ -232,15 +315,39 @@ def start_from_pca(
         hz_per_bin: width of an STFT bin.
     """
     weight_D = _emphasis(encoder, hz_per_bin).to(moment_DD)
-    width = encoder.skip.weight.shape[0]
+    first = 0 if encoder.envelope is None else encoder.envelope.config.width
+    width = encoder.skip.weight.shape[0] - first
     energy, vectors = torch.linalg.eigh(weight_D[:, None] * moment_DD * weight_D)
     basis = vectors[:, -width:].flip(1).T
     kept = basis.shape[0]
     gain = float((width / energy[-width:].sum().clamp_min(1e-9)).sqrt())
     encoder.skip.weight.zero_()
     decoder.skip.weight.zero_()
-    encoder.skip.weight[:kept] = basis * weight_D * (gain / SKIP_GAIN)
-    decoder.skip.weight[:, :kept] = basis.T / weight_D[:, None] / (gain * INPUT_GAIN * SKIP_GAIN)
+    rows = slice(first, first + kept)
+    encoder.skip.weight[rows] = basis * weight_D * (gain / SKIP_GAIN)
+    decoder.skip.weight[:, rows] = basis.T / weight_D[:, None] / (gain * INPUT_GAIN * SKIP_GAIN)
+
+
+@torch.no_grad()
+def start_envelope(envelope: Envelope, mean_D: Tensor, moment_DD: Tensor, num_others: int) -> None:
+    """Set the map of the log mel bands to their principal components, in the first latents.
+
+    Args:
+        envelope: changed in place.
+        mean_D, moment_DD: mean and mean outer product of :meth:`Envelope.bands`.
+        num_others: the other latents, which have unit mean variance.
+    """
+    covariance = (moment_DD - torch.outer(mean_D, mean_D)).double()
+    energy, vectors = torch.linalg.eigh(covariance)
+    width = envelope.config.width
+    basis = vectors[:, -width:].flip(1).T
+    kept = basis.shape[0]
+    wanted = envelope.config.share * num_others
+    gain = float((wanted / energy[-width:].sum().clamp_min(1e-9)).sqrt()) / SKIP_GAIN
+    envelope.leave.weight.zero_()
+    envelope.leave.bias.zero_()
+    envelope.leave.weight[:kept] = (basis * gain).to(envelope.leave.weight)
+    envelope.leave.bias[:kept] = (-gain * (basis @ mean_D.double())).to(envelope.leave.bias)
 
 
 class Guide(nn.Module):

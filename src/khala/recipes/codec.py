@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from khala.codec import CodecConfig, GuideConfig, QuantizerConfig, SpectralConfig
+from khala.codec import (
+    CodecConfig,
+    EnvelopeConfig,
+    GuideConfig,
+    QuantizerConfig,
+    SpectralConfig,
+)
 from khala.codec.losses import ReconstructionLossConfig
 from khala.codec.objective import CodecObjectiveConfig
 from khala.train.state import TrainConfig
@@ -16,7 +22,7 @@ __all__ = ["codec_debug", "codec_nano", "codec_nano_decoder", "nano_codec"]
 def nano_codec() -> CodecConfig:
     """Return the bundled model's codec: 64 levels whose tables take 3 MB."""
     return CodecConfig(
-        spectral=SpectralConfig(fine_width=224, coarse_width=320),
+        spectral=SpectralConfig(fine_width=224, coarse_width=320, envelope=EnvelopeConfig()),
         guide=GuideConfig(width=96),
         quantizer=QuantizerConfig(latent_width=384, code_width=32),
     )
@@ -32,6 +38,7 @@ def codec_debug() -> CodecRun:
             decoder_coarse_blocks=1,
             decoder_fine_blocks=1,
             skip_top_hz=(1000.0, 500.0),
+            envelope=EnvelopeConfig(width=8, mid_bands=12, side_bands=4),
         ),
         guide=GuideConfig(num_mels=20, width=8, blocks=1),
         quantizer=QuantizerConfig(latent_width=32, code_width=8),
