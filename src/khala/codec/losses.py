@@ -61,12 +61,18 @@ class ReconstructionLoss:
         self._mels: dict[tuple[int, str], Tensor] = {}
 
     def __call__(
-        self, wave_BCN: Tensor, target_BCN: Tensor, *, other_fft: int
+        self,
+        wave_BCN: Tensor,
+        target_BCN: Tensor,
+        *,
+        other_fft: int,
+        phased_B: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the weighted sum under "loss", and each term under its name.
 
         Args:
             other_fft: index into ``fft_sizes`` of the second resolution, >= 1.
+            phased_B: True for the examples whose phases are judged too; None: all.
         """
         config, terms = self.config, {}
         first, size = config.fft_sizes[0], config.fft_sizes[other_fft]
@@ -87,8 +93,10 @@ class ReconstructionLoss:
         )
         for index, weight in enumerate(config.band_weights):
             low, high = config.band_edges_hz[index : index + 2]
-            total = total + weight * bands[index].mean()
-            terms[f"sdr_{low:.0f}_{high:.0f}_db"] = -4.343 * bands[index].detach().mean()
+            band_B = bands[index] if phased_B is None else bands[index] * phased_B
+            band = band_B.sum() / (len(band_B) if phased_B is None else phased_B.sum().clamp_min(1))
+            total = total + weight * band
+            terms[f"sdr_{low:.0f}_{high:.0f}_db"] = -4.343 * band.detach()
         terms["loss"] = total
         return terms
 

@@ -46,6 +46,13 @@ class CodecObjectiveConfig:
     full_depth: float = 0.5
     """Share of examples decoded from all levels; the others from a random prefix."""
 
+    foreign: float = 0.0
+    """Share of examples whose fine levels are those of another moment, judged by magnitudes alone.
+
+    Fine levels that super-resolution draws have the right sound and other phases than the first
+    levels were made with: so the decoder learns to let the first levels say how loud each band is.
+    """
+
     decay: float = 0.99
     """Decay of the running averages that make the codebooks."""
 
@@ -53,8 +60,9 @@ class CodecObjectiveConfig:
     """Steps between revivals of dead codes."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.full_depth <= 1.0:
-            raise ConfigError(f"full_depth must lie in 0..1, not {self.full_depth}")
+        for name in ("full_depth", "foreign"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name} must lie in 0..1, not {getattr(self, name)}")
 
 
 class CodecObjective(nn.Module):
@@ -91,7 +99,7 @@ class CodecObjective(nn.Module):
         if guide_BTG is not None:
             terms["guide"] = self._guide_term(guide_BTG.float(), vocals_BN)
             extra = extra + self.config.guide * terms["guide"]
-        decoded_BTD = latents_BTD
+        decoded_BTD, phased_B = latents_BTD, None
         if bool(self.started):
             guide_NG = None if guide_BTG is None else guide_BTG.detach().float().flatten(0, 1)
             with torch.autocast(latents_BTD.device.type, enabled=False):
@@ -101,12 +109,14 @@ class CodecObjective(nn.Module):
             terms["commitment"] = commitment(latents_BTD.flatten(0, 1), seen)
             extra = extra + self.config.commitment * terms["commitment"]
             quantised_BTD = self._prefix(seen, latents_BTD.shape, generator)
+            if self.config.foreign:
+                quantised_BTD, phased_B = self._with_foreign(quantised_BTD, seen, generator)
             decoded_BTD = latents_BTD + (quantised_BTD - latents_BTD).detach()
         made_BCN = self.codec.synthesise(decoded_BTD)
         other = int(
             torch.randint(1, len(self.config.reconstruction.fft_sizes), (), generator=generator)
         )
-        terms |= self.reconstruction(made_BCN.float(), wave_BCN, other_fft=other)
+        terms |= self.reconstruction(made_BCN.float(), wave_BCN, other_fft=other, phased_B=phased_B)
         terms["loss"] = terms["loss"] + extra
         return terms
 
@@ -131,6 +141,22 @@ class CodecObjective(nn.Module):
         )
         sums = seen.sums_QND.view(levels, batch, frames, width)
         return sums[depths_B.to(sums.device), torch.arange(batch, device=sums.device)]
+
+    def _with_foreign(
+        self, quantised_BTD: Tensor, seen: Quantised, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Put other moments' fine levels into some examples; also tell which are untouched."""
+        batch, frames, width = quantised_BTD.shape
+        levels = self.codec.config.quantizer.num_levels
+        sums_QBTD = seen.sums_QND.view(levels, batch, frames, width)
+        chosen_B = torch.rand(batch, generator=generator) < self.config.foreign
+        mixed_BTD = quantised_BTD.clone()
+        for item in chosen_B.nonzero()[:, 0].tolist():
+            kept = int(torch.randint(2, max(3, levels // 4), (), generator=generator)) - 1
+            shift = int(torch.randint(1, max(2, frames), (), generator=generator))
+            fine_TD = sums_QBTD[-1, item] - sums_QBTD[kept, item]
+            mixed_BTD[item] = sums_QBTD[kept, item] + fine_TD.roll(shift, dims=0)
+        return mixed_BTD, ~chosen_B.to(quantised_BTD.device)
 
     @torch.no_grad()
     def start_linear(self, waves: Iterable[Tensor]) -> None:
