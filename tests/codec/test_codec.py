@@ -214,6 +214,42 @@ def test_training_reaches_every_part(config: CodecConfig) -> None:
     assert bool(changed.all())
 
 
+def test_codebooks_follow_every_part_of_a_step() -> None:
+    """With gradients summed over parts, the codebooks must not follow the last part alone."""
+    wave, vocals = noise(SPECTRAL, 32, batch=4), torch.zeros(4, 32 * SPECTRAL.hop)
+    books = []
+    for parts in ([slice(0, 4)], [slice(0, 2), slice(2, 4)]):
+        torch.manual_seed(0)
+        objective = CodecObjective(
+            replace(SPECTRAL, sample_rate_hz=44_100), CodecObjectiveConfig(full_depth=1.0)
+        )
+        latents, guide = objective.codec.latents(wave)
+        assert guide is not None
+        objective.start_quantizer(
+            latents.detach().flatten(0, 1), guide.detach().flatten(0, 1), batch=128
+        )
+        for part in parts:
+            objective(wave[part], vocals[part], torch.Generator().manual_seed(0))
+        objective.after_update(1)
+        books.append(objective.codec.quantizer.codebooks.clone())
+    torch.testing.assert_close(books[0], books[1])
+
+
+@torch.no_grad()
+def test_foreign_levels_keep_the_first_ones() -> None:
+    """The decoder must learn from what the first levels say, not from nothing at all."""
+    torch.manual_seed(0)
+    objective = CodecObjective(SPECTRAL, CodecObjectiveConfig(foreign=1.0))
+    latents_ND = torch.randn(24, 12)
+    fit_quantizer(objective.codec.quantizer, latents_ND, torch.randn(24, 10))
+    seen = quantise(objective.codec.quantizer, latents_ND, torch.randn(24, 10))
+    whole_BTD = seen.sums_QND[-1].view(2, 12, 12)
+    mixed_BTD, phased_B = objective._with_foreign(whole_BTD, seen, torch.Generator().manual_seed(0))
+    assert not bool(phased_B.any())
+    assert not torch.equal(mixed_BTD, whole_BTD)
+    torch.testing.assert_close(mixed_BTD.mean(1), whole_BTD.mean(1))  # moved in time, not lost
+
+
 @torch.no_grad()
 def test_the_envelope_starts_with_its_share_of_the_variance() -> None:
     """Too small, and the first levels say nothing of the words; too large, and none says a phase.

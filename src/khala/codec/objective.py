@@ -80,7 +80,7 @@ class CodecObjective(nn.Module):
         self.averages = CodebookAverages(self.codec.quantizer, decay=config.decay)
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
         self.reconstruction = ReconstructionLoss(config.reconstruction, codec_config.sample_rate_hz)
-        self._seen: tuple[Quantised, Tensor | None] | None = None
+        self._seen: list[tuple[Quantised, Tensor | None]] = []
 
     def forward(
         self, wave_BCN: Tensor, vocals_BN: Tensor | None, generator: torch.Generator
@@ -105,7 +105,7 @@ class CodecObjective(nn.Module):
             with torch.autocast(latents_BTD.device.type, enabled=False):
                 # Distances in bfloat16 would choose other codes than the finished codec does.
                 seen = quantise(self.codec.quantizer, latents_BTD.detach().flatten(0, 1), guide_NG)
-            self._seen = (seen, guide_NG)
+            self._seen.append((seen, guide_NG))
             terms["commitment"] = commitment(latents_BTD.flatten(0, 1), seen)
             extra = extra + self.config.commitment * terms["commitment"]
             quantised_BTD = self._prefix(seen, latents_BTD.shape, generator)
@@ -198,12 +198,24 @@ class CodecObjective(nn.Module):
         self.averages.restart(self.codec.quantizer, batch)
         self.started.fill_(True)
 
-    def after_update(self, step: int) -> None:
-        """Move the codebooks toward what chose them in the last forward pass."""
-        if self._seen is None:
+    def after_update(self, step: int, *, keep_codes: bool = False) -> None:
+        """Move the codebooks toward what chose them in the forward passes since the last update.
+
+        Args:
+            step: revivals of dead codes go by it.
+            keep_codes: the codebooks stay as they are.
+        """
+        if keep_codes or not self._seen:
+            self._seen.clear()
             return
-        seen, guide_NG = self._seen
-        self.averages.update(self.codec.quantizer, seen, guide_NG)
+        passes = [seen for seen, _ in self._seen]
+        guides = [guide_NG for _, guide_NG in self._seen if guide_NG is not None]
+        together = Quantised(
+            codes_QN=torch.cat([seen.codes_QN for seen in passes], dim=1),
+            coordinates_QNW=torch.cat([seen.coordinates_QNW for seen in passes], dim=1),
+            sums_QND=passes[-1].sums_QND,
+        )
+        self.averages.update(self.codec.quantizer, together, torch.cat(guides) if guides else None)
         if step % self.config.revive_every == 0:
             self.averages.revive(self.codec.quantizer)
-        self._seen = None
+        self._seen.clear()

@@ -149,9 +149,7 @@ class CodecTask(Task):
             raise ConfigError("the codec to start from has another shape than the recipe's")
         objective = self.objective
         objective.codec.load_state_dict(codec.state_dict())
-        objective.averages.restart(
-            objective.codec.quantizer, self.config.batch_size * self.config.clip_frames
-        )
+        objective.averages.restart(objective.codec.quantizer, self._vectors_per_step)
         objective.started.fill_(True)
         if self.config.decoder_only:
             objective.requires_grad_(False)
@@ -176,8 +174,7 @@ class CodecTask(Task):
         """Return the objective's terms; fits the codebooks when quantisation begins."""
         if step >= self.config.quantize_from and not bool(self.objective.started):
             latents_VD, guide_VG = self._latents(self.objective.codec, self.config.fit_vectors)
-            per_step = self.config.batch_size * self.config.clip_frames
-            self.objective.start_quantizer(latents_VD, guide_VG, batch=per_step)
+            self.objective.start_quantizer(latents_VD, guide_VG, batch=self._vectors_per_step)
         generator = torch.Generator().manual_seed(draw(self.seed, batch["number"], 7) >> 1)
         terms: dict[str, Tensor] = self.objective(batch["mix"], batch.get("vocals"), generator)
         return terms
@@ -193,8 +190,7 @@ class CodecTask(Task):
 
     def after_update(self, step: int) -> None:
         """Move the codebooks, if they are to move."""
-        if not self.config.decoder_only:
-            self.objective.after_update(step)
+        self.objective.after_update(step, keep_codes=self.config.decoder_only)
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:
@@ -226,6 +222,11 @@ class CodecTask(Task):
         # As it will be bundled: codes prepared with another rounding would be another codec's.
         codec.save(folder / "codec", dtype=torch.int8)
         return folder
+
+    @property
+    def _vectors_per_step(self) -> int:
+        """Frames that move the codebooks at once: those of every part of a step."""
+        return self.config.batch_size * self.config.clip_frames * self.num_parts
 
     def _device(self) -> torch.device:
         return next(self.objective.parameters()).device
