@@ -378,6 +378,34 @@ def test_doctor(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     assert "codec" in json.loads(out)["model"]["error"]
 
 
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+        (RuntimeError("a shape is wrong"), False),
+    ],
+)
+def test_too_little_memory_is_one_line(
+    error: Exception, is_memory: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every allocator has an error of its own; a bug must still show where it is."""
+
+    def give_up(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("khala.commands.doctor.run_doctor", give_up)
+    if not is_memory:
+        with pytest.raises(RuntimeError, match="shape"):
+            run("doctor")
+        return
+    status, _, err = run("doctor")
+    assert status == 2
+    assert "not enough memory" in err
+    assert err.count("\n") == 1
+
+
 def test_errors_are_printable(run: Run) -> None:
     """A name from a stranger cannot colour or move a terminal, and is still one line."""
     status, _, err = run("decode", "a\x1b[2J\nb.khala", "a.wav")

@@ -71,9 +71,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename!r}: " if error.filename is not None else ""
         return fail(f"{where}{(error.strerror or str(error)).lower()}", EXIT_USER)
-    except MemoryError:
-        return fail("not enough memory for this; try a shorter --duration", EXIT_USER)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return fail("not enough memory for this; try something shorter or smaller", EXIT_USER)
     return status
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell whether Python's, torch's or CUDA's allocator gave up; torch's are RuntimeErrors."""
+    text = str(error).lower()
+    signs = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
 def fail(message: str, status: int) -> int:

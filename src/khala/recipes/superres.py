@@ -39,7 +39,11 @@ def superres_nano() -> SuperResRun:
     """Return the bundled model's run."""
     return SuperResRun(
         model=SuperResConfig(
-            trunk=nano_trunk(), layout=nano_layout(), max_positions=6144, factor_rank=32
+            trunk=nano_trunk(),
+            layout=nano_layout(),
+            max_positions=6144,
+            factor_rank=32,
+            sampling_top_k=400,
         ),
         # The low levels carry most of what is heard. Whole songs: of an excerpt's positions more
         # than half are its prompt.
