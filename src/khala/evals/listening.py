@@ -12,15 +12,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from khala.audio import log_mel, loudness_lufs
+from khala.audio import log_mel, loudness_lufs, true_peak_dbtp
 from khala.evals.distances import SAMPLE_RATE_HZ, Wave
+from khala.evals.signal import (
+    bandwidth_hz,
+    dc_offset,
+    flat_top_share,
+    longest_run,
+    silent_share,
+    stereo_width,
+)
+from khala.evals.tonality import find_key
 
 Floats = npt.NDArray[np.float64]
 
 HOP = 512
 FRAME_RATE_HZ = SAMPLE_RATE_HZ / HOP
-SILENT_DBFS = -50.0
-BLOCK_S = 0.1
 LONGEST_SILENCE_S = 2.0
 MOST_SILENCE = 0.25
 MOST_FLAT_TOPS = 1e-4
@@ -64,6 +71,28 @@ class Heard:
     bpm: float
     """Estimated tempo; NaN where nothing pulses."""
 
+    beat: float
+    """How strong that pulse is: the correlation of the onsets with themselves a beat later, 0 to
+    1; songs with drums have .3 and more."""
+
+    true_peak_dbtp: float
+    """Highest point of the curve, between the samples too; minus infinity for silence."""
+
+    dc_offset: float
+    """Largest mean of a channel, as a part of full scale."""
+
+    stereo_width: float
+    """The side's share of the power: 0 mono, 1 opposite phases."""
+
+    bandwidth_hz: float
+    """Upper end of what sounds."""
+
+    key: str
+    """Likeliest key; empty where nothing has a pitch."""
+
+    key_clarity: float
+    """How much better it fits than keys with other notes."""
+
     def faults(self) -> list[str]:
         """Name what no listener would accept."""
         found = {
@@ -79,6 +108,8 @@ def listen(wave_CN: Wave) -> Heard:
     """Measure one 44.1 kHz stereo song."""
     mel_MT = mel_frames(wave_CN)
     silence, longest_silence_s = silent_share(wave_CN)
+    bpm, beat = tempo(mel_MT)
+    key = find_key(wave_CN)
     return Heard(
         duration_s=wave_CN.shape[1] / SAMPLE_RATE_HZ,
         loudness_lufs=loudness_lufs(wave_CN),
@@ -88,7 +119,14 @@ def listen(wave_CN: Wave) -> Heard:
         flux=spectral_flux(mel_MT),
         longest_still_s=longest_still_s(mel_MT),
         loop=loop_strength(mel_MT),
-        bpm=tempo_bpm(mel_MT),
+        bpm=bpm,
+        beat=beat,
+        true_peak_dbtp=true_peak_dbtp(wave_CN),
+        dc_offset=dc_offset(wave_CN),
+        stereo_width=stereo_width(wave_CN),
+        bandwidth_hz=bandwidth_hz(wave_CN),
+        key=key.name,
+        key_clarity=key.clarity,
     )
 
 
@@ -104,35 +142,6 @@ def spectral_flux(mel_MT: Floats) -> float:
     """Return the mean rise per band and frame, without the steps at the two ends of the file."""
     rises = np.maximum(np.diff(mel_MT[:, 4:-4], axis=1), 0)
     return float(rises.mean()) if rises.size else 0.0
-
-
-def silent_share(wave_CN: Wave) -> tuple[float, float]:
-    """Return the share of silent blocks, and the longest silence inside the song in seconds."""
-    size = int(BLOCK_S * SAMPLE_RATE_HZ)
-    num_blocks = max(1, wave_CN.shape[1] // size)
-    blocks = wave_CN[:, : num_blocks * size].astype(np.float64).reshape(2, num_blocks, -1)
-    level_db = 10 * np.log10(np.mean(blocks**2, axis=(0, 2)) + 1e-20)
-    is_silent = level_db < SILENT_DBFS
-    loud = np.flatnonzero(~is_silent)
-    if loud.size == 0:
-        return 1.0, num_blocks * BLOCK_S
-    inside = is_silent[loud[0] : loud[-1] + 1]
-    return float(is_silent.mean()), longest_run(inside) * BLOCK_S
-
-
-def flat_top_share(wave_CN: Wave, *, run: int = 4) -> float:
-    """Return the share of samples inside runs of equal ones within 1 % of the channel's peak."""
-    flat = 0
-    for wave_N in wave_CN:
-        peak = float(np.abs(wave_N).max())
-        if peak < 1e-3:
-            continue
-        high = np.abs(wave_N) > 0.99 * peak
-        same = np.concatenate([[False], (np.abs(np.diff(wave_N)) < 1e-6) & high[1:] & high[:-1]])
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], same.astype(np.int8), [0]])))
-        lengths = edges[1::2] - edges[::2] + 1
-        flat += int(lengths[lengths >= run].sum())
-    return flat / max(1, wave_CN.size)
 
 
 def longest_still_s(mel_MT: Floats) -> float:
@@ -165,15 +174,17 @@ def loop_strength(mel_MT: Floats) -> float:
     return best
 
 
-def tempo_bpm(mel_MT: Floats) -> float:
-    """Estimate the tempo from the autocorrelation of spectral rises; NaN if nothing pulses.
+def tempo(mel_MT: Floats) -> tuple[float, float]:
+    """Estimate tempo and strength of the pulse from the autocorrelation of spectral rises.
+
+    NaN and 0 if nothing pulses.
 
     A candidate's score is the autocorrelation at one, two and four of its beats, weighted by how
     common the tempo is (log-normal around 115 bpm, https://doi.org/10.1080/09298210701653344).
     """
     rises_T = np.maximum(np.diff(mel_MT, axis=1), 0).mean(axis=0)
     if rises_T.size < 4 * FRAME_RATE_HZ:
-        return math.nan
+        return math.nan, 0.0
     width = round(FRAME_RATE_HZ)
     local = np.convolve(rises_T, np.ones(width) / width, mode="same")
     onsets_T = rises_T - local
@@ -181,7 +192,7 @@ def tempo_bpm(mel_MT: Floats) -> float:
     spectrum = np.abs(np.fft.rfft(onsets_T, size)) ** 2
     correlation = np.fft.irfft(spectrum)[: onsets_T.size // 2]
     if correlation[0] < 1e-9:
-        return math.nan
+        return math.nan, 0.0
     correlation = correlation / correlation[0]
     tempi = np.exp(np.linspace(math.log(SLOWEST_BPM), math.log(FASTEST_BPM), 600))
     lags = 60 / tempi * FRAME_RATE_HZ
@@ -195,8 +206,9 @@ def tempo_bpm(mel_MT: Floats) -> float:
     weighted = scores * np.exp(-0.5 * (np.log2(tempi / 115.0) / 0.9) ** 2)
     best = int(np.argmax(weighted))
     if weighted[best] <= 0:
-        return math.nan
-    return float(tempi[best])
+        return math.nan, 0.0
+    strength = float(np.interp(lags[best], places, correlation))
+    return float(tempi[best]), max(0.0, strength)
 
 
 def tempo_agrees(bpm: float, wanted_bpm: float, *, octaves: bool, tolerance: float = 0.05) -> bool:
@@ -205,9 +217,3 @@ def tempo_agrees(bpm: float, wanted_bpm: float, *, octaves: bool, tolerance: flo
         return False
     ratios = OCTAVES if octaves else (1.0,)
     return any(abs(bpm / (wanted_bpm * ratio) - 1) <= tolerance for ratio in ratios)
-
-
-def longest_run(flags: npt.NDArray[np.bool_]) -> int:
-    """Return the length of the longest run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
-    return int((edges[1::2] - edges[::2]).max()) if edges.size else 0
