@@ -184,7 +184,10 @@ class CodecObjective(nn.Module):
         start_from_pca(encoder, decoder, moment_DD.double() / count, hz_per_bin)
         if encoder.envelope is not None:
             others = encoder.skip.weight.shape[0] - encoder.envelope.config.width
-            start_envelope(encoder.envelope, bands_sum / count, bands_moment / count, others)
+            assert decoder.gain is not None
+            start_envelope(
+                encoder.envelope, decoder.gain, bands_sum / count, bands_moment / count, others
+            )
 
     @torch.no_grad()
     def start_quantizer(self, latents_ND: Tensor, guide_NG: Tensor | None, *, batch: int) -> None:

@@ -42,6 +42,9 @@ EMPHASIS_HZ = (500.0, 3000.0)
 ENVELOPE_FLOOR = 3e-4
 """Added to mel magnitudes before the logarithm: -70 dB, below which nothing is heard in a song."""
 
+SIDE_WEIGHT = 0.6
+"""The side is heard less than the mid: errors of its envelope count less."""
+
 LOG_FLOOR = 1e-5
 """Added to magnitudes before the logarithm: -100 dB of a full-scale sine."""
 
@@ -180,12 +183,9 @@ class Envelope(nn.Module):
         super().__init__()
         self.config, self.patches = envelope, spectral.patches
         for name, bands in (("mid_FM", envelope.mid_bands), ("side_FM", envelope.side_bands)):
-            mels = mel_filterbank(
-                config.sample_rate_hz, spectral.n_fft, bands, 40.0, envelope.top_hz
-            )
-            self.register_buffer(name, mels.T.contiguous(), persistent=False)
-        width = spectral.patches * envelope.mid_bands + spectral.patches // 2 * envelope.side_bands
-        self.leave = nn.Linear(width, config.quantizer.latent_width)
+            mels_MF = _envelope_mels(config, spectral, envelope, bands)
+            self.register_buffer(name, mels_MF.T.contiguous(), persistent=False)
+        self.leave = nn.Linear(_envelope_width(spectral, envelope), config.quantizer.latent_width)
 
     def forward(self, magnitude_BCLF: Tensor) -> Tensor:
         """Return what is added to the latents, [B, T, D]."""
@@ -199,10 +199,8 @@ class Envelope(nn.Module):
         mid = torch.log(magnitude_BCLF[:, 0] @ self.mid_FM + ENVELOPE_FLOOR)
         side = torch.log(magnitude_BCLF[:, 1] @ self.side_FM + ENVELOPE_FLOOR)
         side = side.reshape(batch, columns // 2, 2, -1).mean(2)
-        # The side is heard less than the mid: its errors count less.
-        return torch.cat(
-            [mid.reshape(batch, frames, -1), 0.6 * side.reshape(batch, frames, -1)], -1
-        )
+        side = SIDE_WEIGHT * side.reshape(batch, frames, -1)
+        return torch.cat([mid.reshape(batch, frames, -1), side], dim=-1)
 
 
 class SpectralDecoder(nn.Module):
@@ -227,7 +225,7 @@ class SpectralDecoder(nn.Module):
         )
         self.gain = None
         if spectral.envelope is not None:
-            self.gain = BandGain(config, spectral, spectral.envelope.mid_bands)
+            self.gain = EnvelopeGain(config, spectral, spectral.envelope)
 
     def forward(self, latents_BTD: Tensor) -> Tensor:
         """Return the complex spectrum [B, C, L, F]."""
@@ -238,12 +236,12 @@ class SpectralDecoder(nn.Module):
         out = self.leave(hidden).float()
         out = out.reshape(batch, hidden.shape[1], self.channels, 2, -1).transpose(1, 2)
         out = out + SKIP_GAIN * self._low(latents_BTD, hidden.shape[1], out.shape[-1])
-        if self.gain is not None:
-            out = out * self.gain(hidden)
         real, imag = out.unbind(3)
         # |out|^(1/c) with the phase of out; the small constant keeps the gradient at 0 finite.
         power = real.square() + imag.square() + 1e-10
         gain = power ** (0.5 * (1 / self.spectral.compression - 1))
+        if self.gain is not None:
+            gain = gain * self.gain(power.sqrt() * gain, latents_BTD, hidden)
         return torch.complex(real * gain, imag * gain)
 
     def _low(self, latents_BTD: Tensor, columns: int, bins: int) -> Tensor:
@@ -257,28 +255,81 @@ class SpectralDecoder(nn.Module):
         return torch.stack(padded, dim=1)
 
 
-class BandGain(nn.Module):
-    """Features of a column -> a factor for every bin, smooth over mel bands; 1 at the start.
+class EnvelopeGain(nn.Module):
+    """Brings what was made toward the envelope that the latents tell, band by band.
 
-    A product says "louder here" whatever the phases are, which a sum cannot.
+    It hears how loud each band came out, and multiplies by a part of what is missing: how large a
+    part is learned, moment by moment. So the levels are right even where the phases are anything.
     """
 
-    spread_MF: Tensor
+    mid_FM: Tensor
+    side_FM: Tensor
+    mid_spread_MF: Tensor
+    side_spread_MF: Tensor
 
-    def __init__(self, config: CodecConfig, spectral: SpectralConfig, bands: int) -> None:
+    def __init__(
+        self, config: CodecConfig, spectral: SpectralConfig, envelope: EnvelopeConfig
+    ) -> None:
         super().__init__()
-        self.channels = config.channels
-        mels = mel_filterbank(config.sample_rate_hz, spectral.n_fft, bands)
-        self.register_buffer("spread_MF", mels / mels.sum(0).clamp_min(1e-6), persistent=False)
-        self.leave = nn.Linear(spectral.fine_width, config.channels * bands)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.config, self.patches = envelope, spectral.patches
+        for name, bands in (("mid", envelope.mid_bands), ("side", envelope.side_bands)):
+            mels_MF = _envelope_mels(config, spectral, envelope, bands)
+            self.register_buffer(f"{name}_FM", mels_MF.T.contiguous(), persistent=False)
+            self.register_buffer(f"{name}_spread_MF", _spread(mels_MF), persistent=False)
+        bands = envelope.mid_bands + envelope.side_bands
+        self.readout = nn.Linear(config.quantizer.latent_width, _envelope_width(spectral, envelope))
+        self.correction = nn.Linear(spectral.fine_width, bands)
+        self.trust = nn.Linear(spectral.fine_width, bands)
+        for layer in (self.correction, self.trust):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
-    def forward(self, hidden_BLD: Tensor) -> Tensor:
-        """Return factors [B, C, L, 1, F]."""
-        batch, columns, _ = hidden_BLD.shape
-        logs = self.leave(hidden_BLD).float().reshape(batch, columns, self.channels, -1)
-        return torch.exp(logs.transpose(1, 2) @ self.spread_MF).unsqueeze(3)
+    def forward(self, magnitude_BCLF: Tensor, latents_BTD: Tensor, hidden_BLD: Tensor) -> Tensor:
+        """Return factors [B, C, L, F] for a spectrum with these magnitudes."""
+        num_mid = self.config.mid_bands
+        wanted = self._wanted(latents_BTD) + self.correction(hidden_BLD).float()
+        made = torch.cat(
+            [
+                torch.log(magnitude_BCLF[:, 0] @ self.mid_FM + ENVELOPE_FLOOR),
+                torch.log(magnitude_BCLF[:, 1] @ self.side_FM + ENVELOPE_FLOOR),
+            ],
+            dim=-1,
+        )
+        logs = torch.sigmoid(self.trust(hidden_BLD).float()) * (wanted - made).clamp(-8.0, 8.0)
+        mid = logs[..., :num_mid] @ self.mid_spread_MF
+        side = logs[..., num_mid:] @ self.side_spread_MF
+        return torch.exp(torch.stack([mid, side], dim=1))
+
+    def _wanted(self, latents_BTD: Tensor) -> Tensor:
+        """Return the log mel bands that the latents tell, mid beside side, [B, L, *]."""
+        batch, frames, _ = latents_BTD.shape
+        num_mid = self.patches * self.config.mid_bands
+        bands = self.readout(latents_BTD).float()
+        mid = bands[..., :num_mid].reshape(batch, frames * self.patches, -1)
+        side = bands[..., num_mid:].reshape(batch, frames * self.patches // 2, -1)
+        return torch.cat([mid, side.repeat_interleave(2, dim=1) / SIDE_WEIGHT], dim=-1)
+
+
+def _envelope_mels(
+    config: CodecConfig, spectral: SpectralConfig, envelope: EnvelopeConfig, bands: int
+) -> Tensor:
+    """Return the filters [M, F] of an envelope's bands."""
+    return mel_filterbank(config.sample_rate_hz, spectral.n_fft, bands, 40.0, envelope.top_hz)
+
+
+def _envelope_width(spectral: SpectralConfig, envelope: EnvelopeConfig) -> int:
+    """Return how many log mel bands a frame has."""
+    return spectral.patches * envelope.mid_bands + spectral.patches // 2 * envelope.side_bands
+
+
+def _spread(mels_MF: Tensor) -> Tensor:
+    """Return weights [M, F] that draw a curve over bins through values at bands; they sum to 1."""
+    sums_F = mels_MF.sum(0)
+    spread_MF = mels_MF / sums_F.clamp_min(1e-6)
+    inside = (sums_F > 1e-6).nonzero()[:, 0]
+    spread_MF[0, : int(inside[0])] = 1.0
+    spread_MF[-1, int(inside[-1]) + 1 :] = 1.0
+    return spread_MF
 
 
 def _skip_bins(config: CodecConfig, spectral: SpectralConfig) -> tuple[int, ...]:
@@ -329,11 +380,18 @@ def start_from_pca(
 
 
 @torch.no_grad()
-def start_envelope(envelope: Envelope, mean_D: Tensor, moment_DD: Tensor, num_others: int) -> None:
+def start_envelope(
+    envelope: Envelope,
+    gain_of: EnvelopeGain,
+    mean_D: Tensor,
+    moment_DD: Tensor,
+    num_others: int,
+) -> None:
     """Set the map of the log mel bands to their principal components, in the first latents.
 
     Args:
         envelope: changed in place.
+        gain_of: the decoder's part that reads them back; changed in place.
         mean_D, moment_DD: mean and mean outer product of :meth:`Envelope.bands`.
         num_others: the other latents, which have unit mean variance.
     """
@@ -348,6 +406,9 @@ def start_envelope(envelope: Envelope, mean_D: Tensor, moment_DD: Tensor, num_ot
     envelope.leave.bias.zero_()
     envelope.leave.weight[:kept] = (basis * gain).to(envelope.leave.weight)
     envelope.leave.bias[:kept] = (-gain * (basis @ mean_D.double())).to(envelope.leave.bias)
+    gain_of.readout.weight.zero_()
+    gain_of.readout.weight[:, :kept] = (basis.T / (gain * SKIP_GAIN)).to(mean_D)
+    gain_of.readout.bias.copy_(mean_D)
 
 
 class Guide(nn.Module):
