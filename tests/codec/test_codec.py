@@ -16,6 +16,7 @@ from khala.codec import (
     QuantizerConfig,
     SpectralConfig,
 )
+from khala.codec.envelope import EnvelopeGain
 from khala.codec.fit import CodebookAverages, fit_quantizer, quantise
 from khala.codec.objective import CodecObjective, CodecObjectiveConfig
 from khala.codec.quantizer import ResidualQuantizer, nearest
@@ -248,6 +249,27 @@ def test_foreign_levels_keep_the_first_ones() -> None:
     assert not bool(phased_B.any())
     assert not torch.equal(mixed_BTD, whole_BTD)
     torch.testing.assert_close(mixed_BTD.mean(1), whole_BTD.mean(1))  # moved in time, not lost
+
+
+@torch.no_grad()
+def test_the_gain_brings_any_phases_to_the_envelope() -> None:
+    """Super-resolution guesses phases of its own; how loud each band is must not suffer."""
+    assert ENVELOPE.spectral is not None
+    assert ENVELOPE.spectral.envelope is not None
+    gain = EnvelopeGain(ENVELOPE, ENVELOPE.spectral, ENVELOPE.spectral.envelope)
+    gain.trust.bias.fill_(20.0)
+    magnitudes = torch.rand(2, 1, 2, 8, 129, generator=torch.Generator().manual_seed(0))
+    wanted_BCLF, other_BCLF = 0.1 + 0.2 * magnitudes[0], 0.01 + 0.02 * magnitudes[1]
+    bands = gain.bands_of.to_frames(*gain.bands_of(wanted_BCLF))
+    gain.readout.weight.zero_()
+    gain.readout.bias.copy_(bands.mean((0, 1)))
+    factors = gain(other_BCLF, torch.zeros(1, 2, 12), torch.zeros(1, 8, 12))
+    after = gain.bands_of.to_frames(*gain.bands_of(other_BCLF * factors))
+    before = gain.bands_of.to_frames(*gain.bands_of(other_BCLF))
+    assert float((after - bands).abs().mean()) < 0.15 * float((before - bands).abs().mean())
+    gain.trust.bias.fill_(-20.0)
+    untouched = gain(other_BCLF, torch.zeros(1, 2, 12), torch.zeros(1, 8, 12))
+    torch.testing.assert_close(untouched, torch.ones_like(untouched))
 
 
 @torch.no_grad()

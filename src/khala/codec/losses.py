@@ -91,10 +91,10 @@ class ReconstructionLoss:
             + config.log_stft * terms["log_stft"]
             + config.linear_stft * terms["linear_stft"]
         )
+        judged_B = bands[0].new_ones(len(bands[0])) if phased_B is None else phased_B.to(bands[0])
         for index, weight in enumerate(config.band_weights):
             low, high = config.band_edges_hz[index : index + 2]
-            band_B = bands[index] if phased_B is None else bands[index] * phased_B
-            band = band_B.sum() / (len(band_B) if phased_B is None else phased_B.sum().clamp_min(1))
+            band = (bands[index] * judged_B).sum() / judged_B.sum().clamp_min(1.0)
             total = total + weight * band
             terms[f"sdr_{low:.0f}_{high:.0f}_db"] = -4.343 * band.detach()
         terms["loss"] = total

@@ -15,12 +15,13 @@ from torch.nn import functional
 
 from khala.codec.codec import Codec
 from khala.codec.config import CodecConfig
+from khala.codec.envelope import start_envelope
 from khala.codec.fit import CodebookAverages, Quantised, commitment, fit_quantizer, quantise
 from khala.codec.losses import ReconstructionLoss, ReconstructionLossConfig
 from khala.codec.spectral import (
+    SKIP_GAIN,
     SpectralDecoder,
     SpectralEncoder,
-    start_envelope,
     start_from_pca,
     to_mid_side,
 )
@@ -186,7 +187,12 @@ class CodecObjective(nn.Module):
             others = encoder.skip.weight.shape[0] - encoder.envelope.config.width
             assert decoder.gain is not None
             start_envelope(
-                encoder.envelope, decoder.gain, bands_sum / count, bands_moment / count, others
+                encoder.envelope,
+                decoder.gain,
+                bands_sum / count,
+                bands_moment / count,
+                others,
+                scale=SKIP_GAIN,
             )
 
     @torch.no_grad()

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from khala.audio import mel_filterbank
-from khala.codec.config import CodecConfig, EnvelopeConfig, GuideConfig, SpectralConfig
+from khala.codec.config import CodecConfig, GuideConfig, SpectralConfig
+from khala.codec.envelope import Envelope, EnvelopeGain
 from khala.codec.fourier import irfft, rfft
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "SpectralDecoder",
     "SpectralEncoder",
     "Stft",
-    "start_envelope",
     "start_from_pca",
 ]
 
@@ -38,12 +38,6 @@ move them less, and the start from PCA is refined rather than overwritten."""
 
 EMPHASIS_HZ = (500.0, 3000.0)
 """Where the emphasis of PCA begins and where it grows no more; above 4 kHz it is halved."""
-
-ENVELOPE_FLOOR = 3e-4
-"""Added to mel magnitudes before the logarithm: -70 dB, below which nothing is heard in a song."""
-
-SIDE_WEIGHT = 0.6
-"""The side is heard less than the mid: errors of its envelope count less."""
 
 LOG_FLOOR = 1e-5
 """Added to magnitudes before the logarithm: -100 dB of a full-scale sine."""
@@ -171,38 +165,6 @@ class SpectralEncoder(nn.Module):
         return columns.reshape(columns.shape[0], columns.shape[1] // self.spectral.patches, -1)
 
 
-class Envelope(nn.Module):
-    """Magnitudes of mid and side -> log mel bands of each frame -> latents, by one linear map."""
-
-    mid_FM: Tensor
-    side_FM: Tensor
-
-    def __init__(
-        self, config: CodecConfig, spectral: SpectralConfig, envelope: EnvelopeConfig
-    ) -> None:
-        super().__init__()
-        self.config, self.patches = envelope, spectral.patches
-        for name, bands in (("mid_FM", envelope.mid_bands), ("side_FM", envelope.side_bands)):
-            mels_MF = _envelope_mels(config, spectral, envelope, bands)
-            self.register_buffer(name, mels_MF.T.contiguous(), persistent=False)
-        self.leave = nn.Linear(_envelope_width(spectral, envelope), config.quantizer.latent_width)
-
-    def forward(self, magnitude_BCLF: Tensor) -> Tensor:
-        """Return what is added to the latents, [B, T, D]."""
-        out_BTD: Tensor = self.leave(self.bands(magnitude_BCLF))
-        return out_BTD
-
-    def bands(self, magnitude_BCLF: Tensor) -> Tensor:
-        """Return the log mel bands of each frame, [B, T, *]."""
-        batch, _, columns, _ = magnitude_BCLF.shape
-        frames = columns // self.patches
-        mid = torch.log(magnitude_BCLF[:, 0] @ self.mid_FM + ENVELOPE_FLOOR)
-        side = torch.log(magnitude_BCLF[:, 1] @ self.side_FM + ENVELOPE_FLOOR)
-        side = side.reshape(batch, columns // 2, 2, -1).mean(2)
-        side = SIDE_WEIGHT * side.reshape(batch, frames, -1)
-        return torch.cat([mid.reshape(batch, frames, -1), side], dim=-1)
-
-
 class SpectralDecoder(nn.Module):
     """latents_BTD -> mid/side spectrum."""
 
@@ -255,83 +217,6 @@ class SpectralDecoder(nn.Module):
         return torch.stack(padded, dim=1)
 
 
-class EnvelopeGain(nn.Module):
-    """Brings what was made toward the envelope that the latents tell, band by band.
-
-    It hears how loud each band came out, and multiplies by a part of what is missing: how large a
-    part is learned, moment by moment. So the levels are right even where the phases are anything.
-    """
-
-    mid_FM: Tensor
-    side_FM: Tensor
-    mid_spread_MF: Tensor
-    side_spread_MF: Tensor
-
-    def __init__(
-        self, config: CodecConfig, spectral: SpectralConfig, envelope: EnvelopeConfig
-    ) -> None:
-        super().__init__()
-        self.config, self.patches = envelope, spectral.patches
-        for name, bands in (("mid", envelope.mid_bands), ("side", envelope.side_bands)):
-            mels_MF = _envelope_mels(config, spectral, envelope, bands)
-            self.register_buffer(f"{name}_FM", mels_MF.T.contiguous(), persistent=False)
-            self.register_buffer(f"{name}_spread_MF", _spread(mels_MF), persistent=False)
-        bands = envelope.mid_bands + envelope.side_bands
-        self.readout = nn.Linear(config.quantizer.latent_width, _envelope_width(spectral, envelope))
-        self.correction = nn.Linear(spectral.fine_width, bands)
-        self.trust = nn.Linear(spectral.fine_width, bands)
-        for layer in (self.correction, self.trust):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, magnitude_BCLF: Tensor, latents_BTD: Tensor, hidden_BLD: Tensor) -> Tensor:
-        """Return factors [B, C, L, F] for a spectrum with these magnitudes."""
-        num_mid = self.config.mid_bands
-        wanted = self._wanted(latents_BTD) + self.correction(hidden_BLD).float()
-        made = torch.cat(
-            [
-                torch.log(magnitude_BCLF[:, 0] @ self.mid_FM + ENVELOPE_FLOOR),
-                torch.log(magnitude_BCLF[:, 1] @ self.side_FM + ENVELOPE_FLOOR),
-            ],
-            dim=-1,
-        )
-        logs = torch.sigmoid(self.trust(hidden_BLD).float()) * (wanted - made).clamp(-8.0, 8.0)
-        mid = logs[..., :num_mid] @ self.mid_spread_MF
-        side = logs[..., num_mid:] @ self.side_spread_MF
-        return torch.exp(torch.stack([mid, side], dim=1))
-
-    def _wanted(self, latents_BTD: Tensor) -> Tensor:
-        """Return the log mel bands that the latents tell, mid beside side, [B, L, *]."""
-        batch, frames, _ = latents_BTD.shape
-        num_mid = self.patches * self.config.mid_bands
-        bands = self.readout(latents_BTD).float()
-        mid = bands[..., :num_mid].reshape(batch, frames * self.patches, -1)
-        side = bands[..., num_mid:].reshape(batch, frames * self.patches // 2, -1)
-        return torch.cat([mid, side.repeat_interleave(2, dim=1) / SIDE_WEIGHT], dim=-1)
-
-
-def _envelope_mels(
-    config: CodecConfig, spectral: SpectralConfig, envelope: EnvelopeConfig, bands: int
-) -> Tensor:
-    """Return the filters [M, F] of an envelope's bands."""
-    return mel_filterbank(config.sample_rate_hz, spectral.n_fft, bands, 40.0, envelope.top_hz)
-
-
-def _envelope_width(spectral: SpectralConfig, envelope: EnvelopeConfig) -> int:
-    """Return how many log mel bands a frame has."""
-    return spectral.patches * envelope.mid_bands + spectral.patches // 2 * envelope.side_bands
-
-
-def _spread(mels_MF: Tensor) -> Tensor:
-    """Return weights [M, F] that draw a curve over bins through values at bands; they sum to 1."""
-    sums_F = mels_MF.sum(0)
-    spread_MF = mels_MF / sums_F.clamp_min(1e-6)
-    inside = (sums_F > 1e-6).nonzero()[:, 0]
-    spread_MF[0, : int(inside[0])] = 1.0
-    spread_MF[-1, int(inside[-1]) + 1 :] = 1.0
-    return spread_MF
-
-
 def _skip_bins(config: CodecConfig, spectral: SpectralConfig) -> tuple[int, ...]:
     """Return each channel's bins of the linear map; none whose phases the encoder does not see."""
     tops_hz = [min(top_hz, spectral.complex_top_hz) for top_hz in spectral.skip_top_hz]
@@ -377,38 +262,6 @@ def start_from_pca(
     rows = slice(first, first + kept)
     encoder.skip.weight[rows] = basis * weight_D * (gain / SKIP_GAIN)
     decoder.skip.weight[:, rows] = basis.T / weight_D[:, None] / (gain * INPUT_GAIN * SKIP_GAIN)
-
-
-@torch.no_grad()
-def start_envelope(
-    envelope: Envelope,
-    gain_of: EnvelopeGain,
-    mean_D: Tensor,
-    moment_DD: Tensor,
-    num_others: int,
-) -> None:
-    """Set the map of the log mel bands to their principal components, in the first latents.
-
-    Args:
-        envelope: changed in place.
-        gain_of: the decoder's part that reads them back; changed in place.
-        mean_D, moment_DD: mean and mean outer product of :meth:`Envelope.bands`.
-        num_others: the other latents, which have unit mean variance.
-    """
-    covariance = (moment_DD - torch.outer(mean_D, mean_D)).double()
-    energy, vectors = torch.linalg.eigh(covariance)
-    width = envelope.config.width
-    basis = vectors[:, -width:].flip(1).T
-    kept = basis.shape[0]
-    wanted = envelope.config.share * num_others
-    gain = float((wanted / energy[-width:].sum().clamp_min(1e-9)).sqrt()) / SKIP_GAIN
-    envelope.leave.weight.zero_()
-    envelope.leave.bias.zero_()
-    envelope.leave.weight[:kept] = (basis * gain).to(envelope.leave.weight)
-    envelope.leave.bias[:kept] = (-gain * (basis @ mean_D.double())).to(envelope.leave.bias)
-    gain_of.readout.weight.zero_()
-    gain_of.readout.weight[:, :kept] = (basis.T / (gain * SKIP_GAIN)).to(mean_D)
-    gain_of.readout.bias.copy_(mean_D)
 
 
 class Guide(nn.Module):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from khala.evals.distances import Wave
 from khala.evals.listening import listen, tempo_agrees
 from khala.evals.prompts import request_of
 from khala.evals.recogniser import Recogniser, edit_distance, pronounce
+from khala.evals.tonality import same_key
 from khala.infer import Khala
 from khala.song import Song, SongRequest
 
@@ -158,10 +159,9 @@ def score_songs(
         wave_CN = maker.decode(made)
         on_message(f"{song.id}: {made.ended}, {time.monotonic() - started:.0f} s")
         truth = song.truth()
-        bpm = truth.get("bpm")
-        row = _row(song, request, wave_CN, bpm, asked, ear)
+        row = _row(song, request, wave_CN, truth, asked, ear)
         rows.append({**row, "ended": made.ended})
-        originals.append(_row(song, request, corpus.read(song), bpm, asked, ear))
+        originals.append(_row(song, request, corpus.read(song), truth, asked, ear))
         waves[f"{song.id}  {request.prompt[:60]}"] = wave_CN
     return _summary(rows, originals), waves
 
@@ -184,12 +184,13 @@ def _row(
     song: CorpusSong,
     request: SongRequest,
     wave_CN: Wave,
-    bpm: float | None,
+    truth: Mapping[str, Any],
     asked: Sequence[tuple[CorpusSong, SongRequest]],
     ear: Recogniser | None,
 ) -> dict[str, Any]:
     """Everything that is known about one song, as plain values."""
     heard = listen(wave_CN)
+    bpm, key = truth.get("bpm"), truth.get("key")
     right = abs(heard.duration_s / request.duration_s - 1) <= DURATION_TOLERANCE
     row: dict[str, Any] = {
         "song": song.id,
@@ -201,6 +202,8 @@ def _row(
         "wanted_bpm": bpm,
         "tempo_right": None,
         "tempo_right_octaves": None,
+        "wanted_key": key,
+        "key_right": None if key is None else same_key(heard.key, key),
         "faults": [*heard.faults(), *([] if right else ["duration"])],
     }
     if bpm is not None:
@@ -310,6 +313,7 @@ def _means(rows: list[dict[str, Any]]) -> dict[str, float | None]:
         "duration_right",
         "tempo_right",
         "tempo_right_octaves",
+        "key_right",
         "loudness_lufs",
         "flux",
         "longest_still_s",

@@ -94,7 +94,11 @@ class Song:
         sample_rate_hz: int = 44_100,
         hop: int = 2_048,
     ) -> Self:
-        """Wrap the codes of a recording: nobody asked for it, so its request is a placeholder."""
+        """Wrap the codes of a recording.
+
+        Nobody asked for it: the request only states its levels and its length, within what a
+        request may hold, and ``ended`` says what it is. The codes keep their whole length.
+        """
         duration_s = codes_QT.shape[-1] * hop / sample_rate_hz
         request = SongRequest(
             instrumental=True,
