@@ -34,6 +34,8 @@ def song(lyrics: str = LYRICS) -> CodesExample:
         truth_path=None,
         sections=sections_with_lyrics(TRUTH, lyrics),
         words=WORDS,
+        phonemes=WORDS,
+        beats_s=tuple(range(40)),
     )
 
 
@@ -57,6 +59,8 @@ def test_excerpts_are_cut_at_sections() -> None:
     assert abs(chorus.duration_s - 20.15) < 1e-9
     assert [word.text for word in chorus.words] == ["three", "Three"]
     assert abs(chorus.words[0].start_s - 0.15) < 1e-9
+    assert chorus.phonemes == chorus.words
+    np.testing.assert_allclose(chorus.beats_s, np.arange(20) + 0.15)
 
 
 def test_lines_are_cut_where_they_are_sung() -> None:

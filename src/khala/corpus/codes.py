@@ -39,6 +39,8 @@ class CodesExample:
     truth_path: Path | None
     sections: tuple[Section, ...] = ()
     words: tuple[Word, ...] = ()
+    phonemes: tuple[Word, ...] = ()
+    beats_s: tuple[float, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -150,6 +152,8 @@ def _shard(folder: Path, name: str, corpus_dir: Path | None) -> list[CodesExampl
             truth_path=None if corpus_dir is None else _truth(corpus_dir, line["folder"]),
             sections=tuple(Section(*part) for part in line["sections"]),
             words=tuple(Word(*word) for word in line["words"]),
+            phonemes=tuple(Word(*sound) for sound in line.get("phonemes", ())),
+            beats_s=tuple(line.get("beats_s", ())),
         )
         for line, start, end in zip(lines, offsets[:-1], offsets[1:], strict=True)
     ]

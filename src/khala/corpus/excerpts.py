@@ -76,6 +76,8 @@ def _cut(song: CodesExample, name: str, lyrics: str, start_s: float, end_s: floa
         duration_s=end_s - start_s,
         sections=(),
         words=sung_between(song.words, start_s, end_s),
+        phonemes=sung_between(song.phonemes, start_s, end_s),
+        beats_s=tuple(beat_s - start_s for beat_s in song.beats_s if start_s <= beat_s < end_s),
     )
 
 

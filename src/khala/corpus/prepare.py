@@ -194,6 +194,8 @@ def _line(song: CorpusSong, num_frames: int) -> dict[str, Any]:
         "num_frames": num_frames,
         "sections": [[part.start_s, part.end_s, part.lyrics] for part in song.sections],
         "words": [[word.text, word.start_s, word.end_s] for word in song.words],
+        "phonemes": [[sound.text, sound.start_s, sound.end_s] for sound in song.phonemes],
+        "beats_s": list(song.beats_s),
     }
 
 

@@ -72,6 +72,12 @@ class CorpusSong:
     words: tuple[Word, ...] = ()
     """Every sung word in time, where the ground truth has them."""
 
+    phonemes: tuple[Word, ...] = ()
+    """Every sung phoneme in time, likewise."""
+
+    beats_s: tuple[float, ...] = ()
+    """When each beat falls, likewise."""
+
     def truth(self) -> dict[str, Any]:
         """Read everything known about the song: notes, words, phonemes, beats, chords.
 
@@ -204,16 +210,23 @@ def _song(path: Path) -> CorpusSong:
             audio=audio,
             truth_path=path,
             sections=sections_with_lyrics(truth.get("sections", []), str(truth["lyrics"])),
-            words=tuple(
-                Word(str(word["word"]), float(word["start_s"]), float(word["end_s"]))
-                for word in truth.get("words", [])
-            ),
+            words=_sung(truth, "word"),
+            phonemes=_sung(truth, "phoneme"),
+            beats_s=tuple(float(beat_s) for beat_s in truth.get("beats", [])),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorpusError(f"{path} is not the truth of a song: {error!r}") from error
     if song.split not in SPLITS:
         raise CorpusError(f"{path}: no split {song.split!r}; one of {', '.join(SPLITS)}")
     return song
+
+
+def _sung(truth: dict[str, Any], kind: str) -> tuple[Word, ...]:
+    """Return the words or the phonemes of a ground truth."""
+    return tuple(
+        Word(str(sound[kind]), float(sound["start_s"]), float(sound["end_s"]))
+        for sound in truth.get(f"{kind}s", [])
+    )
 
 
 def _stem_path(song: CorpusSong, stem: str) -> Path:

@@ -24,7 +24,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A sung word in time."""
+    """A sung word, or a phoneme of one, in time."""
 
     text: str
     start_s: float
@@ -49,7 +49,7 @@ def sections_with_lyrics(sections: Sequence[dict[str, Any]], lyrics: str) -> tup
 
 
 def sung_between(words: Sequence[Word], start_s: float, end_s: float) -> tuple[Word, ...]:
-    """Return the words that begin in a stretch of a song, timed from its start."""
+    """Return what begins to be sung in a stretch of a song, timed from its start."""
     return tuple(
         Word(word.text, word.start_s - start_s, word.end_s - start_s)
         for word in words

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from khala.backbone import Backbone, BackboneConfig, next_token_losses, start_tables
 from khala.codec import Codec
@@ -22,6 +22,7 @@ from khala.errors import ConfigError
 from khala.tokens import TextTokenizer, interleave
 from khala.train.alignment import WatchedHead, letters_sung, word_spans
 from khala.train.baselines import bigram_nats, unigram_nats
+from khala.train.lessons import Lessons, Taught, WatchedLayer, phonemes_of
 from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
 from khala.train.state import TrainConfig
 from khala.train.task import Batch, Task
@@ -55,6 +56,13 @@ class BackboneTaskConfig:
     alignment_layers: tuple[int, ...] = (2, 4)
     """Layers whose first head is told; a later one can go on from where an earlier one was."""
 
+    lessons: float = 0.0
+    """Weight of telling one layer which phoneme sounds and when the next beat comes (see
+    ``train.lessons``); 0: not told, as published."""
+
+    lessons_layer: int = 4
+    """The layer that is told."""
+
     full_vocabulary: bool = False
     """Normalise over text ids too, which are never scored; see ``next_token_losses``."""
 
@@ -87,6 +95,10 @@ class BackboneRun:
         watched = self.task.alignment_layers if self.task.alignment else ()
         if any(not 0 <= layer < layers for layer in watched):
             raise ConfigError(f"alignment_layers must lie in 0..{layers - 1}, not {watched}")
+        if self.task.lessons and not 0 <= self.task.lessons_layer < layers:
+            raise ConfigError(
+                f"lessons_layer must lie in 0..{layers - 1}, not {self.task.lessons_layer}"
+            )
 
 
 class BackboneTask(Task):
@@ -94,7 +106,6 @@ class BackboneTask(Task):
 
     kind = "backbone"
     unit = "tokens"
-    model: Backbone
 
     def __init__(
         self,
@@ -107,13 +118,13 @@ class BackboneTask(Task):
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.run, self.tokenizer = run, tokenizer
-        self.model = Backbone(run.model, seed=run.train.seed)
+        self.backbone = Backbone(run.model, seed=run.train.seed)
         if init is not None:
             if init.config != run.model:
                 raise ConfigError("the backbone to start from has another shape than the recipe's")
-            self.model.load_state_dict(init.state_dict())
+            self.backbone.load_state_dict(init.state_dict())
         elif codec is not None:
-            start_tables(self.model, coarse_vectors(codec), seed=run.train.seed)
+            start_tables(self.backbone, coarse_vectors(codec), seed=run.train.seed)
         train = with_excerpts(
             codes.split("train"), run.task.excerpt_max_s, lines=run.task.line_excerpts
         )
@@ -124,6 +135,12 @@ class BackboneTask(Task):
             say(f"{len(train) - len(chosen)} of {len(train)} songs are too long and left out")
         self.examples = [train[i] for i in chosen]
         self.prompts = self._prompts(self.examples)
+        self.model: nn.Module = self.backbone
+        self.lessons: Lessons | None = None
+        if run.task.lessons:
+            torch.manual_seed(run.train.seed)
+            self.lessons = Lessons(run.model.trunk.width, phonemes_of(codes))
+            self.model = Taught(self.backbone, self.lessons)
         self.plan = BatchPlan(
             [length for length in lengths if length is not None],
             max_tokens=run.task.tokens_per_batch,
@@ -153,31 +170,48 @@ class BackboneTask(Task):
         longest = max(len(stream) for stream in streams)
         tokens_BS = torch.full((len(streams), longest), end)
         targets = [torch.zeros(0, 4, dtype=torch.int64)]
+        lessons = [torch.zeros(0, 4, dtype=torch.int64)]
         loss_mask_BS = torch.zeros(len(streams), longest, dtype=torch.bool)
         for row, (stream, (prompt, _)) in enumerate(zip(streams, songs, strict=True)):
             tokens_BS[row, : len(stream)] = stream
             loss_mask_BS[row, len(prompt) : len(stream)] = True
             if self.run.task.alignment:
                 targets.append(self._sung(row, *songs[row]))
+            if self.lessons is not None:
+                lessons.append(self._taught(row, *songs[row], self.lessons))
         return {
             "tokens_BS": tokens_BS,
             "loss_mask_BS": loss_mask_BS,
             "targets_N4": torch.cat(targets),
+            "lessons_N4": torch.cat(lessons),
         }
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:  # noqa: ARG002
         task = self.run.task
-        if not task.alignment:
-            return self._next_token(batch)
-        heads = [WatchedHead(self.model, layer, 0) for layer in task.alignment_layers]
+        layers = task.alignment_layers if task.alignment else ()
+        heads = [WatchedHead(self.backbone, layer, 0) for layer in layers]
+        taught = WatchedLayer(self.backbone, task.lessons_layer) if task.lessons else None
         with ExitStack() as watching:
             for head in heads:
                 watching.enter_context(head)
+            if taught is not None:
+                watching.enter_context(taught)
             terms = self._next_token(batch)
-        for layer, head in zip(task.alignment_layers, heads, strict=True):
+        for layer, head in zip(layers, heads, strict=True):
             terms[f"alignment_{layer}"] = head.loss(batch["targets_N4"])
             terms["loss"] = terms["loss"] + task.alignment * terms[f"alignment_{layer}"]
+        if taught is not None and self.lessons is not None:
+            row_N, query_N, *_ = batch["lessons_N4"].unbind(1)
+            assert taught.hidden_BSD is not None
+            read = self.lessons(taught.hidden_BSD[row_N, query_N], batch["lessons_N4"][:, 2:])
+            terms |= read
+            terms["loss"] = terms["loss"] + task.lessons * sum(read.values())
         return terms
+
+    def role(self, name: str, parameter: nn.Parameter) -> str:
+        """Say how a parameter is optimised: what the lessons read with is a head, a table."""
+        role = super().role(name, parameter)
+        return "table" if role == "matrix" and name.startswith("lessons.") else role
 
     def num_items(self, batch: Batch) -> int:
         return int(batch["tokens_BS"].numel())
@@ -225,24 +259,24 @@ class BackboneTask(Task):
 
     def compile(self) -> None:
         """Compile each layer: the lengths of batches differ, and only layers are worth it."""
-        for layer in self.model.layers:
+        for layer in self.backbone.layers:
             layer.compile(dynamic=True)
 
     def export(self, folder: Path) -> Path:
-        self.model.save(folder / "backbone")
+        self.backbone.save(folder / "backbone")
         self.tokenizer.save(folder / "tokenizer.json")
         return folder
 
     def _song_losses(self, prompt: list[int], example: CodesExample) -> dict[str, float]:
         """Return the losses of one song alone."""
         batch = self.collate([(prompt, example)])
-        device = next(self.model.parameters()).device
+        device = next(self.backbone.parameters()).device
         losses = self._next_token({name: value.to(device) for name, value in batch.items()})
         return {name: float(value) for name, value in losses.items()}
 
     def _next_token(self, batch: Batch) -> dict[str, Tensor]:
         return next_token_losses(
-            self.model,
+            self.backbone,
             batch["tokens_BS"],
             batch["loss_mask_BS"],
             full_vocabulary=self.run.task.full_vocabulary,
@@ -267,6 +301,15 @@ class BackboneTask(Task):
         letters_N3 = letters_N3.repeat_interleave(COARSE_LEVELS, dim=0)
         rows_N = torch.full((len(letters_N3),), row)
         return torch.stack((rows_N, query_N2.flatten(), letters_N3[:, 1], letters_N3[:, 2]), dim=1)
+
+    def _taught(
+        self, row: int, prompt: Sequence[int], example: CodesExample, lessons: Lessons
+    ) -> Tensor:
+        """Return [T, 4]: row, position from which the frame is predicted, phoneme, beat."""
+        targets_T2 = lessons.targets(example)
+        query_T = len(prompt) - 1 + COARSE_LEVELS * torch.arange(len(targets_T2))
+        where_T2 = torch.stack((torch.full_like(query_T, row), query_T), dim=1)
+        return torch.cat((where_T2, targets_T2), dim=1)
 
     def _prompts(self, examples: Sequence[CodesExample]) -> Prompts:
         run = self.run

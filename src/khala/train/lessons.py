@@ -1,0 +1,125 @@
+"""Telling one layer what sounds in each frame: which phoneme, and how soon the next beat comes.
+
+The loss of the next token rewards both only a little, and finds them late: a phoneme is a small
+part of a frame's sound, and a tempo is asked for once and then heard in what has been sung. Where
+the corpus knows them, two linear maps must read them from one layer *before* the frame is written
+(deep supervision, https://arxiv.org/abs/1409.5185), so that the model looks them up in its prompt;
+the layers above find them there. Only training knows of it: the maps are not exported.
+
+Shape letters: B batch, S stream positions, T frames, N taught positions, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from khala.corpus import CodesExample, Word
+from khala.nn import Trunk
+
+__all__ = ["Lessons", "Taught", "WatchedLayer", "frames_to_beat", "phonemes_of", "phonemes_sung"]
+
+UNKNOWN = -1
+BEAT_BINS, BINS_PER_FRAME = 48, 2
+"""Half frames of 23 ms: the next beat of 60 a minute is at most 43 of them away."""
+
+
+def phonemes_of(examples: Iterable[CodesExample]) -> list[str]:
+    """Return every phoneme that is sung in some songs, in order."""
+    return sorted({sound.text for example in examples for sound in example.phonemes})
+
+
+def phonemes_sung(
+    sounds: Sequence[Word], classes: dict[str, int], *, num_frames: int, duration_s: float
+) -> Tensor:
+    """Return the class of what is sung in the middle of each frame, [T]; 0 where nobody sings."""
+    sung_T = torch.zeros(num_frames, dtype=torch.int64)
+    rate_hz = num_frames / duration_s
+    for sound in sounds:
+        first = max(0, round(sound.start_s * rate_hz))
+        sung_T[first : max(first + 1, round(sound.end_s * rate_hz))] = classes[sound.text]
+    return sung_T
+
+
+def frames_to_beat(beats_s: Sequence[float], *, num_frames: int, duration_s: float) -> Tensor:
+    """Return how many half frames after each frame's start the next beat comes, [T].
+
+    Where no beat follows, or only after more than ``BEAT_BINS``, it is -1: unknown.
+    """
+    rate_hz = num_frames / duration_s
+    starts_T = torch.arange(num_frames, dtype=torch.float64)
+    beats_N = torch.tensor(beats_s, dtype=torch.float64) * rate_hz
+    beats_N = torch.cat((beats_N, torch.tensor([torch.inf], dtype=torch.float64)))
+    next_T = beats_N[torch.searchsorted(beats_N, starts_T)]
+    bins_T = ((next_T - starts_T) * BINS_PER_FRAME).floor().clamp_max(BEAT_BINS).long()
+    return torch.where(bins_T < BEAT_BINS, bins_T, UNKNOWN)
+
+
+class Lessons(nn.Module):
+    """What is read from a layer: a phoneme and a distance to the next beat."""
+
+    def __init__(self, width: int, phonemes: Sequence[str]) -> None:
+        super().__init__()
+        self.classes = {name: index + 1 for index, name in enumerate(phonemes)}
+        self.norm = nn.RMSNorm(width)
+        self.phoneme = nn.Linear(width, len(phonemes) + 1)
+        self.beat = nn.Linear(width, BEAT_BINS)
+
+    def targets(self, example: CodesExample) -> Tensor:
+        """Return the phoneme and the beat of each frame, [T, 2]; -1 is unknown."""
+        frames, duration_s = example.num_frames, example.duration_s
+        sung_T = torch.full((frames,), UNKNOWN)
+        if example.phonemes or example.instrumental:
+            sung_T = phonemes_sung(
+                example.phonemes, self.classes, num_frames=frames, duration_s=duration_s
+            )
+        beat_T = frames_to_beat(example.beats_s, num_frames=frames, duration_s=duration_s)
+        return torch.stack((sung_T, beat_T), dim=1)
+
+    def forward(self, hidden_ND: Tensor, targets_N2: Tensor) -> dict[str, Tensor]:
+        """Return "phoneme" and "beat": mean nats over the frames where they are known."""
+        hidden_ND = self.norm(hidden_ND)
+        pairs = (("phoneme", self.phoneme), ("beat", self.beat))
+        losses = {}
+        for (name, layer), targets_N in zip(pairs, targets_N2.unbind(1), strict=True):
+            total = F.cross_entropy(
+                layer(hidden_ND).float(), targets_N, ignore_index=UNKNOWN, reduction="sum"
+            )
+            losses[name] = total / (targets_N != UNKNOWN).sum().clamp_min(1)
+        return losses
+
+
+class Taught(nn.Module):
+    """A model beside its lessons: what is optimised; only the model is exported."""
+
+    def __init__(self, backbone: Trunk, lessons: Lessons) -> None:
+        super().__init__()
+        self.backbone, self.lessons = backbone, lessons
+
+
+class WatchedLayer:
+    """The rows that leave one layer, kept while the model runs inside a ``with`` block."""
+
+    def __init__(self, model: Trunk, layer: int) -> None:
+        self._layer = model.layers[layer]
+        self.hidden_BSD: Tensor | None = None
+
+    def __enter__(self) -> WatchedLayer:
+        self._handle = self._layer.register_forward_hook(self._keep)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._handle.remove()
+
+    def _keep(self, _module: Any, _inputs: tuple[Any, ...], hidden_BSD: Tensor) -> None:
+        self.hidden_BSD = hidden_BSD
