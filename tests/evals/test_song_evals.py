@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from khala.errors import CorpusError, RequestError
+from khala.audio import write_audio
+from khala.errors import ConfigError, CorpusError, RequestError
 from khala.evals import EVALS, print_result, report, run_songs_eval
 from khala.evals.recogniser import Recogniser, RecogniserConfig
 from khala.song import Song, SongRequest
@@ -95,7 +96,7 @@ def test_songs_of_the_wrong_length_are_a_fault(
     corpus = write_corpus(2, splits=("train", "test"))
     whole = player.decode
     monkeypatch.setattr(player, "decode", lambda song: whole(song)[:, ::2])
-    result = run_songs_eval(tmp_path, corpus, songs=1, levels=2)
+    result = run_songs_eval(model=tmp_path, corpus=corpus, songs=1, levels=2)
     assert "duration" in result["songs"][0]["faults"]
     assert result["means"]["originals"]["duration_right"] == 1.0
 
@@ -105,8 +106,77 @@ def test_only_held_out_songs_are_asked_for(
 ) -> None:
     """A song that was trained on may be recited."""
     with pytest.raises(CorpusError, match="held-out"):
-        run_songs_eval(tmp_path, write_corpus(2, splits=("train",)), songs=1)
+        run_songs_eval(model=tmp_path, corpus=write_corpus(2, splits=("train",)), songs=1)
     assert player.requests == []
+
+
+def test_any_folder_of_songs_is_scored(tmp_path: Path) -> None:
+    """One broken file among a thousand must not cost the other scores, nor pass unseen."""
+    folder = tmp_path / "songs"
+    (folder / "more").mkdir(parents=True)
+    noise_CN = np.random.default_rng(0).normal(0, 0.1, (2, 5 * 44_100)).astype(np.float32)
+    write_audio(folder / "one.wav", noise_CN, sample_rate_hz=44_100)
+    write_audio(folder / "more" / "narrow.flac", noise_CN[:1, :40_000], sample_rate_hz=8_000)
+    (folder / "one.json").write_text(json.dumps({"tags": "pop, 100 bpm, A minor"}))
+    write_audio(folder / "ours.wav", noise_CN, sample_rate_hz=44_100)
+    request = SongRequest(prompt="93 bpm", lyrics="la la", duration_s=10.0)
+    Player().generate(request).save(folder / "ours.khala")
+    (folder / "broken.mp3").write_bytes(b"not a song")
+    (folder / "lost.txt").write_text("la la")
+    said: list[str] = []
+    result = run_songs_eval(folder, out=tmp_path / "out", on_message=said.append)
+    rows = {row["song"]: row for row in result["songs"]}
+    assert list(rows) == ["more/narrow.flac", "one.wav", "ours.wav"]
+    assert (rows["one.wav"]["wanted_bpm"], rows["one.wav"]["wanted_key"]) == (100.0, "A minor")
+    assert rows["ours.wav"]["wanted_bpm"] == 93.0
+    assert rows["ours.wav"]["faults"] == ["duration"]
+    assert rows["more/narrow.flac"]["bandwidth_hz"] < 4_500
+    assert [one["file"] for one in result["failed"]] == ["broken.mp3", "lost.txt"]
+    assert any("broken.mp3" in line for line in said)
+    assert (tmp_path / "out" / "songs.png").is_file()
+
+
+@pytest.mark.parametrize("content", ["nothing", "text", "noise"])
+def test_a_folder_without_a_song_is_one_clear_error(tmp_path: Path, content: str) -> None:
+    """An empty table would look like a result."""
+    folder = tmp_path / "songs"
+    if content != "nothing":
+        folder.mkdir()
+        (folder / ("a.txt" if content == "text" else "a.wav")).write_text("la")
+    with pytest.raises(CorpusError, match="songs"):
+        run_songs_eval(folder)
+
+
+def test_a_song_too_long_for_memory_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A three-hour file must not take the machine with it."""
+    monkeypatch.setattr("khala.evals.folders.LONGEST_S", 3.0)
+    for name, seconds in (("long.wav", 4), ("short.wav", 2)):
+        wave_CN = np.full((2, seconds * 8_000), 0.1, np.float32)
+        write_audio(tmp_path / name, wave_CN, sample_rate_hz=8_000)
+    result = run_songs_eval(tmp_path)
+    assert [row["song"] for row in result["songs"]] == ["short.wav"]
+    assert "longer than the allowed 3 s" in result["failed"][0]["error"]
+
+
+def test_a_demo_corpus_is_scored_against_its_truth(write_corpus: Any) -> None:
+    """The floor of every figure is what it says of real songs."""
+    result = run_songs_eval(write_corpus(2), songs=1)
+    assert [row["song"] for row in result["songs"]] == ["000000"]
+    assert result["songs"][0]["wanted_bpm"] == 120.0
+    assert result["means"]["songs"]["duration_right"] == 1.0
+
+
+def test_a_folder_or_a_model_but_not_both(tmp_path: Path) -> None:
+    """Two things to score at once is a mistake in the command."""
+    for given in (
+        {},
+        {"folder": tmp_path, "model": tmp_path, "corpus": tmp_path},
+        {"model": tmp_path},
+    ):
+        with pytest.raises(ConfigError, match="folder of songs, or --model and --corpus"):
+            run_songs_eval(**given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", sorted(EVALS))

@@ -32,6 +32,7 @@ def add_eval(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  khala eval codec --model nano --corpus corpus --out results\n"
         "  khala eval backbone --model nano --codes codes\n"
+        "  khala eval songs my-songs --recogniser ear     any folder of audio\n"
         "  khala eval codec --help        the arguments of one kind\n\n"
         "Each prints tables and, with --out, writes KIND.json with date, hardware and command."
     )
@@ -60,11 +61,14 @@ def run_eval(args: argparse.Namespace) -> int:
         wide = None if sys.stdout.isatty() else FILE_COLUMNS
         print_result(Console(file=sys.stdout, width=wide), result)
     terminal.document(result)
-    return 0
+    return 1 if result.get("failed") else 0
 
 
 def declare(parser: argparse.ArgumentParser, config: Any) -> list[str]:
-    """Add one option per field of a dataclass; the text under a field is its help."""
+    """Add one option per field of a dataclass; the text under a field is its help.
+
+    A field called "folder" is given by its place, without a name.
+    """
     hints = typing.get_type_hints(config)
     texts = _field_texts(config)
     names = []
@@ -73,7 +77,9 @@ def declare(parser: argparse.ArgumentParser, config: Any) -> list[str]:
         text = texts.get(field.name, "").replace("%", "%%")
         kind = _plain_type(hints[field.name])
         required = field.default is dataclasses.MISSING
-        if kind is bool:
+        if field.name == "folder":
+            parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help=text)
+        elif kind is bool:
             parser.add_argument(option, action="store_true", help=text)
         else:
             default = None if required else field.default

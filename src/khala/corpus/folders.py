@@ -23,7 +23,7 @@ from khala.audio import read_audio
 from khala.corpus.songs import SAMPLE_RATE_HZ, Corpus, CorpusSong
 from khala.errors import CorpusError
 
-__all__ = ["open_folder"]
+__all__ = ["ENDINGS", "describe_file", "open_folder"]
 
 ENDINGS = (".flac", ".wav", ".mp3", ".ogg", ".opus")
 KEYS = {"tags", "description", "lyrics", "instrumental", "language"}
@@ -41,7 +41,7 @@ def open_folder(folder: Path | str) -> Corpus:
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     if not paths:
         raise CorpusError(f"{folder} holds no audio file ({', '.join(ENDINGS)})")
-    songs = [_song(path, path.relative_to(folder).as_posix()) for path in paths]
+    songs = [describe_file(path, path.relative_to(folder).as_posix()) for path in paths]
     return Corpus(
         folder,
         songs,
@@ -51,8 +51,12 @@ def open_folder(folder: Path | str) -> Corpus:
     )
 
 
-def _song(path: Path, name: str) -> CorpusSong:
-    """Describe one audio file from its sidecars."""
+def describe_file(path: Path, name: str) -> CorpusSong:
+    """Describe one audio file from what stands beside it; ``name`` becomes its id.
+
+    Raises:
+        CorpusError: it cannot be read, or what stands beside it is damaged.
+    """
     known = _sidecar(path)
     lyrics = str(known.get("lyrics", "")).strip()
     instrumental = known.get("instrumental", not lyrics)

@@ -22,6 +22,7 @@ from khala.evals.signal import (
     silent_share,
     stereo_width,
 )
+from khala.evals.structure import find_structure
 from khala.evals.tonality import find_key
 
 Floats = npt.NDArray[np.float64]
@@ -93,6 +94,12 @@ class Heard:
     key_clarity: float
     """How much better it fits than keys with other notes."""
 
+    boundaries_s: tuple[float, ...]
+    """Where sections seem to change."""
+
+    recurrence: float
+    """Share of the song that comes back later or was there before."""
+
     def faults(self) -> list[str]:
         """Name what no listener would accept."""
         found = {
@@ -110,6 +117,7 @@ def listen(wave_CN: Wave) -> Heard:
     silence, longest_silence_s = silent_share(wave_CN)
     bpm, beat = tempo(mel_MT)
     key = find_key(wave_CN)
+    structure = find_structure(wave_CN, mel_MT, FRAME_RATE_HZ)
     return Heard(
         duration_s=wave_CN.shape[1] / SAMPLE_RATE_HZ,
         loudness_lufs=loudness_lufs(wave_CN),
@@ -127,6 +135,8 @@ def listen(wave_CN: Wave) -> Heard:
         bandwidth_hz=bandwidth_hz(wave_CN),
         key=key.name,
         key_clarity=key.clarity,
+        boundaries_s=structure.boundaries_s,
+        recurrence=structure.recurrence,
     )
 
 

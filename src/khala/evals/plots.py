@@ -14,6 +14,8 @@ from khala.audio import replacing
 from khala.evals.distances import SAMPLE_RATE_HZ, Wave, stft
 from khala.evals.report import OnMessage
 
+SHOWN_S = 20.0
+
 Points = Sequence[tuple[float, float]]
 
 
@@ -43,10 +45,13 @@ def save_curves(
     _save(pyplot, figure, path, on_message)
 
 
-def save_spectrograms(
-    path: Path, waves_CN: Mapping[str, Wave], *, max_s: float = 20.0, on_message: OnMessage
-) -> None:
-    """Write one PNG with the spectrogram of the first ``max_s`` seconds of every wave."""
+def beginning(wave_CN: Wave) -> Wave:
+    """Return a copy of what is shown of a song: its first `SHOWN_S` seconds."""
+    return wave_CN[:, : int(SHOWN_S * SAMPLE_RATE_HZ)].copy()
+
+
+def save_spectrograms(path: Path, waves_CN: Mapping[str, Wave], *, on_message: OnMessage) -> None:
+    """Write one PNG with the spectrogram of the first `SHOWN_S` seconds of every wave."""
     pyplot = _pyplot(on_message)
     if pyplot is None or not waves_CN:
         return
@@ -62,7 +67,7 @@ def save_spectrograms(
     for axis in axes.flat[len(waves_CN) :]:
         axis.axis("off")
     for axis, (title, wave_CN) in zip(axes.flat, waves_CN.items(), strict=False):
-        mono_N = np.ascontiguousarray(wave_CN[:, : int(max_s * SAMPLE_RATE_HZ)].mean(axis=0))
+        mono_N = np.ascontiguousarray(beginning(wave_CN).mean(axis=0))
         magnitude_FT = stft(torch.from_numpy(mono_N)[None], 2048, 512)[0].abs()
         level_db = (20 * torch.log10(magnitude_FT.clamp_min(1e-3))).numpy()
         axis.imshow(

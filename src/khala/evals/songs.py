@@ -1,85 +1,99 @@
-"""``khala eval songs``: whole songs from held-out requests, listened to by machine, one row each.
+"""``khala eval songs``: whole songs, listened to by machine, one row each.
+
+Either the songs of a folder, or songs generated from held-out requests beside their originals.
 
 Shape letters, this file only: C channels, N samples.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from khala.corpus import Corpus, CorpusSong, open_corpus
-from khala.errors import CorpusError, RequestError
+from khala.corpus import open_corpus
+from khala.errors import ConfigError, CorpusError, KhalaError
 from khala.evals import plots, report
 from khala.evals.distances import Wave
+from khala.evals.folders import items_of, wanted_of
+from khala.evals.generation import choose_requests, make_song
 from khala.evals.listening import listen, tempo_agrees
-from khala.evals.prompts import request_of
-from khala.evals.recogniser import Recogniser, edit_distance, pronounce
-from khala.evals.tonality import same_key
+from khala.evals.recogniser import Recogniser
+from khala.evals.sung import score_words
+from khala.evals.wanted import Wanted, agreement
 from khala.infer import Khala
-from khala.song import Song, SongRequest
 
-HELD_OUT = ("test", "test_voice", "test_words")
-DURATION_TOLERANCE = 0.10
-NUM_SHUFFLES = 3
+NUM_GENERATED = 20
+MOST_PICTURES = 24
+MEANS = (
+    "duration_right",
+    "tempo_right",
+    "tempo_right_octaves",
+    "key_right",
+    "singing_right",
+    "loudness_lufs",
+    "true_peak_dbtp",
+    "flux",
+    "beat",
+    "key_clarity",
+    "longest_still_s",
+    "loop",
+    "recurrence",
+    "per",
+    "per_shuffled",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SongsEval:
     """Arguments of ``khala eval songs``."""
 
-    model: Path
-    """Model folder, or "nano"."""
+    folder: Path | None = None
+    """Folder of songs to score: audio files, or a demo corpus. Or give --model and --corpus."""
 
-    corpus: Path
+    model: Path | None = None
+    """Model folder, or "nano": generate songs from held-out requests and score those."""
+
+    corpus: Path | None = None
     """Corpus whose held-out songs are asked for."""
 
     out: Path | None = None
     """Folder for songs.json and songs.png."""
 
-    songs: int = 20
-    """How many."""
+    songs: int | None = None
+    """How many at most; none given: all of a folder, 20 to be generated."""
 
     recogniser: Path | None = None
-    """Folder of a trained recogniser: adds phoneme error rates."""
+    """Folder of a trained recogniser: adds phoneme error rates, and whether somebody sings."""
 
     audio: Path | None = None
-    """Folder for the songs as .khala files; those already there are scored, not made again."""
+    """Folder for generated songs as .khala files; those already there are not made again."""
 
     seconds: float | None = None
     """Ask only for songs up to this length; None: any that the model can make."""
 
     levels: int = 64
-    """Levels of every song."""
+    """Levels of every generated song."""
 
     seed: int = 0
-    """Seed of the first song; the others follow."""
+    """Seed of the first generated song; the others follow."""
 
     device: str = "cpu"
     """Where the models run."""
 
 
-class Maker(Protocol):
-    """What this evaluation needs of a pipeline."""
-
-    def check(self, request: SongRequest) -> None: ...
-
-    def generate(self, request: SongRequest) -> Song: ...
-
-    def decode(self, song: Song) -> Wave: ...
-
-
 def run_songs_eval(
-    model: Path,
-    corpus: Path,
+    folder: Path | None = None,
+    model: Path | None = None,
+    corpus: Path | None = None,
     out: Path | None = None,
-    songs: int = 20,
+    songs: int | None = None,
     recogniser: Path | None = None,
     audio: Path | None = None,
     seconds: float | None = None,
@@ -88,184 +102,156 @@ def run_songs_eval(
     device: str = "cpu",
     on_message: report.OnMessage = report.ignore_messages,
 ) -> dict[str, Any]:
-    """Generate songs from held-out requests and score them beside the originals.
+    """Listen to songs: those of a folder, or generated ones beside their originals.
 
     Raises:
-        CorpusError: no held-out song is one the model can be asked for.
+        ConfigError: neither a folder nor a model with a corpus, or both.
+        CorpusError: no song to score, or no held-out one that the model can be asked for.
         CheckpointError: a model cannot be read.
     """
     arguments = dict(locals())
     arguments.pop("on_message")
-    maker = Khala.from_pretrained(model, device=device)
+    if (folder is None) == (model is None) or (model is None) != (corpus is None):
+        raise ConfigError("give a folder of songs, or --model and --corpus to generate them")
     ear = None if recogniser is None else Recogniser.from_pretrained(recogniser)
-    opened = open_corpus(corpus)
-    asked = choose_requests(opened, maker, songs, seconds=seconds, levels=levels, seed=seed)
-    if len(asked) < songs:
-        on_message(f"{len(asked)} held-out songs can be asked for, not {songs}")
-    result, waves = score_songs(maker, opened, asked, ear, audio, on_message)
+    if folder is not None:
+        result, waves = _score_folder(folder, songs, ear, on_message)
+    else:
+        assert model is not None
+        assert corpus is not None
+        maker = Khala.from_pretrained(model, device=device)
+        opened = open_corpus(corpus)
+        wanted_songs = NUM_GENERATED if songs is None else songs
+        asked = choose_requests(
+            opened, maker, wanted_songs, seconds=seconds, levels=levels, seed=seed
+        )
+        if len(asked) < wanted_songs:
+            on_message(f"{len(asked)} held-out songs can be asked for, not {wanted_songs}")
+        lyrics = [song.lyrics for song, _ in asked]
+        rows, originals, waves = [], [], dict[str, Wave]()
+        for song, request in asked:
+            started = time.monotonic()
+            made = make_song(maker, song, request, audio)
+            wave_CN = maker.decode(made)
+            on_message(f"{song.id}: {made.ended}, {time.monotonic() - started:.0f} s")
+            wanted, about = wanted_of(song), {"song": song.id, "split": song.split}
+            row = {**about, **score_song(wave_CN, wanted, lyrics, ear)}
+            rows.append({**row, "ended": made.ended})
+            original_CN = opened.read(song)
+            originals.append({**about, **score_song(original_CN, wanted, lyrics, ear)})
+            waves[f"{song.id}  {request.prompt[:60]}"] = plots.beginning(wave_CN)
+        result = _summary({"generated": rows, "originals": originals})
+        result["checks"] = _checks(result["means"]["generated"], rows)
+        result["tables"].append(
+            report.table("What part F asks for", ["claim", "measured", "holds"], result["checks"])
+        )
+    if ear is not None:
+        result["notes"] = [_how_well_it_hears(Path(str(recogniser)))]
     if out is not None:
         plots.save_spectrograms(out / "songs.png", waves, on_message=on_message)
     return report.finish("songs", result, arguments=arguments, out=out)
 
 
-def choose_requests(
-    corpus: Corpus,
-    maker: Maker,
-    num_songs: int,
-    *,
-    seconds: float | None = None,
-    levels: int = 64,
-    seed: int = 0,
-) -> list[tuple[CorpusSong, SongRequest]]:
-    """Return held-out songs, in turn from every split, with the requests made for them.
+def score_song(
+    wave_CN: Wave, wanted: Wanted, lyrics: Sequence[str], ear: Recogniser | None
+) -> dict[str, Any]:
+    """Return everything that is heard of one song, as plain values.
 
-    Raises:
-        CorpusError: there is none that the model can make.
+    Args:
+        wave_CN: the song.
+        wanted: what it was asked to be.
+        lyrics: of all songs, its own too: other songs' words are the ceiling of its error rate.
+        ear: recognises phonemes; None leaves the words out.
     """
-    by_split = [corpus.split(split) for split in HELD_OUT]
-    longest = max(len(songs) for songs in by_split)
-    asked: list[tuple[CorpusSong, SongRequest]] = []
-    for song in (songs[at] for at in range(longest) for songs in by_split if at < len(songs)):
-        if len(asked) == num_songs:
-            break
-        if seconds is not None and song.duration_s > seconds:
-            continue
-        request = replace(request_of(song, seed=seed + len(asked)), levels=levels)
-        try:
-            maker.check(request)
-        except RequestError:
-            continue
-        asked.append((song, request))
-    if not asked:
-        raise CorpusError(f"{corpus.folder} has no held-out song that this model can be asked for")
-    return asked
-
-
-def score_songs(
-    maker: Maker,
-    corpus: Corpus,
-    asked: Sequence[tuple[CorpusSong, SongRequest]],
-    ear: Recogniser | None,
-    audio: Path | None,
-    on_message: report.OnMessage,
-) -> tuple[dict[str, Any], dict[str, Wave]]:
-    """Make and score every song and its original; also return the generated waves by title."""
-    rows: list[dict[str, Any]] = []
-    originals: list[dict[str, Any]] = []
-    waves: dict[str, Wave] = {}
-    for song, request in asked:
-        started = time.monotonic()
-        made = _make(maker, song, request, audio)
-        wave_CN = maker.decode(made)
-        on_message(f"{song.id}: {made.ended}, {time.monotonic() - started:.0f} s")
-        truth = song.truth()
-        row = _row(song, request, wave_CN, truth, asked, ear)
-        rows.append({**row, "ended": made.ended})
-        originals.append(_row(song, request, corpus.read(song), truth, asked, ear))
-        waves[f"{song.id}  {request.prompt[:60]}"] = wave_CN
-    return _summary(rows, originals), waves
-
-
-def _make(maker: Maker, song: CorpusSong, request: SongRequest, audio: Path | None) -> Song:
-    """Return the song for a request, from ``audio`` if it was made before for the same request."""
-    path = None if audio is None else audio / f"{song.id}.khala"
-    if path is not None and path.is_file():
-        before = Song.load(path)
-        if before.request == request:
-            return before
-    made = maker.generate(request)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made.save(path)
-    return made
-
-
-def _row(
-    song: CorpusSong,
-    request: SongRequest,
-    wave_CN: Wave,
-    truth: Mapping[str, Any],
-    asked: Sequence[tuple[CorpusSong, SongRequest]],
-    ear: Recogniser | None,
-) -> dict[str, Any]:
-    """Everything that is known about one song, as plain values."""
     heard = listen(wave_CN)
-    bpm, key = truth.get("bpm"), truth.get("key")
-    right = abs(heard.duration_s / request.duration_s - 1) <= DURATION_TOLERANCE
-    row: dict[str, Any] = {
-        "song": song.id,
-        "split": song.split,
-        "instrumental": song.instrumental,
-        "wanted_s": request.duration_s,
-        "duration_right": right,
+    words = {} if ear is None else score_words(wave_CN, wanted.lyrics, lyrics, ear)
+    agrees = agreement(heard, wanted, words.get("phonemes_heard"))
+    faults = [*heard.faults(), *(["duration"] if agrees["duration_right"] is False else [])]
+    return {
+        "instrumental": wanted.instrumental,
         **asdict(heard),
-        "wanted_bpm": bpm,
-        "tempo_right": None,
-        "tempo_right_octaves": None,
-        "wanted_key": key,
-        "key_right": None if key is None else same_key(heard.key, key),
-        "faults": [*heard.faults(), *([] if right else ["duration"])],
+        **agrees,
+        **words,
+        "faults": faults,
     }
-    if bpm is not None:
-        row["tempo_right"] = tempo_agrees(heard.bpm, bpm, octaves=False)
-        row["tempo_right_octaves"] = tempo_agrees(heard.bpm, bpm, octaves=True)
-    if ear is not None:
-        row.update(_words(song, wave_CN, asked, ear))
-    return row
 
 
-def _words(
-    song: CorpusSong,
-    wave_CN: Wave,
-    asked: Sequence[tuple[CorpusSong, SongRequest]],
-    ear: Recogniser,
-) -> dict[str, Any]:
-    """Error rate against the song's own lyrics, and the mean one against other songs' lyrics."""
-    heard = ear.recognise(wave_CN)
-    found: dict[str, Any] = {"phonemes_heard": len(heard), "per": None, "per_shuffled": None}
-    if song.instrumental:
-        return found
-    wanted, unknown = pronounce(song.lyrics, ear.words)
-    found["unknown_words"] = len(unknown)
-    if not wanted:
-        return found
-    found["phonemes_wanted"] = len(wanted)
-    found["per"] = edit_distance(heard, wanted) / len(wanted)
-    others = []
-    for other, _ in asked:
-        words = pronounce(other.lyrics, ear.words)[0] if other.lyrics != song.lyrics else []
-        if words:
-            others.append((abs(len(words) - len(wanted)), other.id, words))
-    nearest = sorted(others)[:NUM_SHUFFLES]
-    if nearest:
-        rates = [edit_distance(heard, words) / len(words) for _, _, words in nearest]
-        found["per_shuffled"] = float(np.mean(rates))
-    return found
+def _score_folder(
+    folder: Path, most: int | None, ear: Recogniser | None, on_message: report.OnMessage
+) -> tuple[dict[str, Any], dict[str, Wave]]:
+    """Score every song of a folder; a file that cannot be read is named and left out."""
+    items, failed = items_of(folder)
+    items = items[:most]
+    lyrics = [item.wanted.lyrics for item in items]
+    rows, waves = [], dict[str, Wave]()
+    for number, item in enumerate(items, start=1):
+        try:
+            wave_CN = item.read()
+        except KhalaError as error:
+            failed.append({"file": item.name, "error": str(error)})
+            continue
+        row = score_song(wave_CN, item.wanted, lyrics, ear)
+        rows.append({"song": item.name, "split": item.split, **row})
+        if len(waves) < MOST_PICTURES:
+            waves[item.name] = plots.beginning(wave_CN)
+        on_message(f"{number} of {len(items)}: {item.name}")
+    for one in failed:
+        on_message(f"not scored: {one['file']}: {one['error']}")
+    if not rows:
+        raise CorpusError(f"no song of {folder} can be scored: {failed[0]['error']}")
+    result = _summary({"songs": rows})
+    result["failed"] = failed
+    if failed:
+        result["tables"].append(
+            report.table(
+                "Not scored", ["file", "why"], [[one["file"], one["error"]] for one in failed]
+            )
+        )
+    return result, waves
 
 
-def _summary(rows: list[dict[str, Any]], originals: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(groups: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return the rows of every group ("songs" or "generated" first), their means and tables."""
+    rows, *others = groups.values()
     names = [
         "song",
-        "split",
-        "wanted_s",
         "duration_s",
         "loudness_lufs",
-        "silence",
-        "flux",
-        "longest_still_s",
-        "loop",
-        "wanted_bpm",
+        "true_peak_dbtp",
         "bpm",
+        "wanted_bpm",
         "tempo_right",
+        "key",
+        "key_right",
+        "singing_right",
+        "loop",
+        "recurrence",
         "per",
         "per_shuffled",
     ]
+    names = [name for name in names if any(row.get(name) is not None for row in rows)]
     table = [
         [*(row.get(name) for name in names), ", ".join(row["faults"]) or "none"] for row in rows
     ]
-    means = {"generated": _means(rows), "originals": _means(originals)}
-    keys = list(means["generated"])
-    ours = means["generated"]
+    means = {name: _means(group) for name, group in groups.items()}
+    measured = [[key, *(mean[key] for mean in means.values())] for key in _means(rows)]
+    return {
+        "songs": rows,
+        **({"originals": others[0]} if others else {}),
+        "means": means,
+        "tables": [
+            report.table("Songs", [*names, "faults"], table),
+            report.table(
+                "Means",
+                ["of", *means],
+                [row for row in measured if any(cell is not None for cell in row[1:])],
+            ),
+        ],
+    }
+
+
+def _checks(ours: dict[str, float | None], rows: list[dict[str, Any]]) -> list[list[report.Cell]]:
+    """Return what is claimed of generated songs, what was measured, and whether it holds."""
     checks: list[list[report.Cell]] = [
         ["songs without a fault", ours["no_fault"], ours["no_fault"] == 1.0],
         ["duration within 10 %", ours["duration_right"], ours["duration_right"] == 1.0],
@@ -278,19 +264,7 @@ def _summary(rows: list[dict[str, Any]], originals: list[dict[str, Any]]) -> dic
     if gap is not None and error is not None:
         ratio = gap / max(error, 1e-12)
         checks.append(["shuffled minus right PER, in standard errors", ratio, ratio > 3])
-    return {
-        "songs": rows,
-        "originals": originals,
-        "means": means,
-        "checks": checks,
-        "tables": [
-            report.table("Songs from held-out requests", [*names, "faults"], table),
-            report.table(
-                "Means", ["of", *keys], [[name, *mean.values()] for name, mean in means.items()]
-            ),
-            report.table("What part F asks for", ["claim", "measured", "holds"], checks),
-        ],
-    }
+    return checks
 
 
 def _chance_of_tempo(rows: list[dict[str, Any]]) -> float | None:
@@ -309,21 +283,15 @@ def _means(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     found: dict[str, float | None] = {
         "no_fault": float(np.mean([not row["faults"] for row in rows]))
     }
-    for name in (
-        "duration_right",
-        "tempo_right",
-        "tempo_right_octaves",
-        "key_right",
-        "loudness_lufs",
-        "flux",
-        "longest_still_s",
-        "loop",
-        "per",
-        "per_shuffled",
-    ):
-        values = [row[name] for row in rows if row.get(name) is not None]
-        finite = [float(value) for value in values if math.isfinite(value)]
+    for name in MEANS:
+        values = [float(row[name]) for row in rows if row.get(name) is not None]
+        finite = [value for value in values if math.isfinite(value)]
         found[name] = float(np.mean(finite)) if finite else None
+    for name in ("words_skipped", "phonemes_repeated"):
+        of = {"words_skipped": "words", "phonemes_repeated": "phonemes_wanted"}[name]
+        total = sum(row.get(of, 0) for row in rows)
+        count = sum(row.get(name, 0) for row in rows)
+        found[f"{name}_share"] = count / total if total else None
     gaps = np.array(
         [
             row["per_shuffled"] - row["per"]
@@ -337,3 +305,16 @@ def _means(rows: list[dict[str, Any]]) -> dict[str, float | None]:
         float(gaps.std(ddof=1)) / math.sqrt(gaps.size) if enough else None
     )
     return found
+
+
+def _how_well_it_hears(recogniser: Path) -> str:
+    """Return the recogniser's own errors in one line, as measured when it was last evaluated."""
+    path = recogniser / "errors.json"
+    if not path.is_file():
+        return (
+            "how well this recogniser hears is not known: run khala eval recogniser once, and its "
+            "errors stand beside every score"
+        )
+    errors = json.loads(path.read_text())
+    rates = ", ".join(f"{name} {rate['per']:.2f}" for name, rate in errors["per"].items())
+    return f"the recogniser's own phoneme error rates on originals: {rates}"

@@ -85,6 +85,7 @@ def run_recogniser_eval(
     model = Recogniser.from_pretrained(recogniser)
     rates, confusions = _score_splits(opened, model, songs, beam, on_message)
     instrumental = _instrumental(opened, model, songs, beam)
+    _remember(recogniser, rates, on_message)
     result = {
         **trained,
         "num_parameters": sum(p.numel() for p in model.parameters()),
@@ -165,6 +166,16 @@ def _instrumental(
         found[f"heard_per_s_{name}"] = count / seconds if seconds else float("nan")
         found[f"num_songs_{name}"] = len(songs)
     return found
+
+
+def _remember(folder: Path, rates: dict[str, ErrorRate], on_message: report.OnMessage) -> None:
+    """Leave the recogniser's own errors beside it, for all who use it."""
+    try:
+        report.write_result(
+            folder / "errors.json", {"per": {name: asdict(rate) for name, rate in rates.items()}}
+        )
+    except OSError as error:
+        on_message(f"its errors are not kept beside it: {error.strerror}")
 
 
 def _named(arguments: dict[str, Any]) -> dict[str, Any]:

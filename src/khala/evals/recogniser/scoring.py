@@ -97,15 +97,15 @@ def most_confused(
     """Return the commonest (wanted, heard, times) of the best alignments; "" is nothing."""
     counts: dict[tuple[str, str], int] = {}
     for one, other in zip(heard, wanted, strict=True):
-        for pair in _alignment(one, other):
+        for pair in align_phonemes(one, other):
             if pair[0] != pair[1]:
                 counts[pair] = counts.get(pair, 0) + 1
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [(wanted_one, heard_one, n) for (wanted_one, heard_one), n in ranked[:num_shown]]
 
 
-def _alignment(heard: Sequence[str], wanted: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (wanted, heard) pairs of one cheapest alignment."""
+def align_phonemes(heard: Sequence[str], wanted: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (wanted, heard) pairs of one cheapest alignment; "" is nothing."""
     cost = np.zeros((len(heard) + 1, len(wanted) + 1), dtype=np.int64)
     cost[:, 0], cost[0] = np.arange(len(heard) + 1), np.arange(len(wanted) + 1)
     for i, name in enumerate(heard, start=1):
