@@ -75,6 +75,9 @@ def test_it_learns_to_hear_four_phonemes(
     written = json.loads((tmp_path / "results" / "recogniser.json").read_text())
     assert written == result
     assert str(tmp_path) not in json.dumps(written)
+    assert result["word_starts"]["median_error_s"] < 0.08
+    remembered = json.loads((tmp_path / "ear" / "errors.json").read_text())
+    assert remembered["per"]["test: mix"]["per"] == pytest.approx(per["test: mix"], abs=1e-6)
 
 
 def test_a_corpus_without_words_is_refused(write_corpus: WriteCorpus) -> None:

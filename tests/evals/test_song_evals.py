@@ -74,6 +74,7 @@ def test_a_row_for_every_song(write_corpus: Any, player: Player, tmp_path: Path)
         "songs": 4,
         "recogniser": tmp_path / "ear",
         "audio": tmp_path / "songs",
+        "lrc": tmp_path / "times",
         "levels": 2,
     }
     result = run_songs_eval(**arguments)
@@ -84,6 +85,8 @@ def test_a_row_for_every_song(write_corpus: Any, player: Player, tmp_path: Path)
     assert len({request.seed for request in player.requests}) == 4
     assert json.loads((tmp_path / "results" / "songs.json").read_text()) == result
     assert (tmp_path / "results" / "songs.png").stat().st_size > 1000
+    assert (tmp_path / "times" / "000001.lrc").read_text().startswith("[00:0")
+    assert "not known" in result["notes"][0]
     again = run_songs_eval(**arguments)
     assert len(player.requests) == 4, "songs that are there are not made again"
     assert again["songs"] == result["songs"]

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from khala.audio import replacing
 from khala.corpus import open_corpus
 from khala.errors import ConfigError, CorpusError, KhalaError
 from khala.evals import plots, report
@@ -24,7 +25,7 @@ from khala.evals.distances import Wave
 from khala.evals.folders import items_of, wanted_of
 from khala.evals.generation import choose_requests, make_song
 from khala.evals.listening import listen, tempo_agrees
-from khala.evals.recogniser import Recogniser
+from khala.evals.recogniser import Recogniser, lrc_text, time_words
 from khala.evals.sung import score_words
 from khala.evals.wanted import Wanted, agreement
 from khala.infer import Khala
@@ -72,6 +73,9 @@ class SongsEval:
     recogniser: Path | None = None
     """Folder of a trained recogniser: adds phoneme error rates, and whether somebody sings."""
 
+    lrc: Path | None = None
+    """Folder for .lrc files: when each word of the lyrics is sung; needs --recogniser."""
+
     audio: Path | None = None
     """Folder for generated songs as .khala files; those already there are not made again."""
 
@@ -95,6 +99,7 @@ def run_songs_eval(
     out: Path | None = None,
     songs: int | None = None,
     recogniser: Path | None = None,
+    lrc: Path | None = None,
     audio: Path | None = None,
     seconds: float | None = None,
     levels: int = 64,
@@ -113,9 +118,16 @@ def run_songs_eval(
     arguments.pop("on_message")
     if (folder is None) == (model is None) or (model is None) != (corpus is None):
         raise ConfigError("give a folder of songs, or --model and --corpus to generate them")
+    if lrc is not None and recogniser is None:
+        raise ConfigError("--lrc needs --recogniser: it hears when words are sung")
     ear = None if recogniser is None else Recogniser.from_pretrained(recogniser)
+
+    def keep_times(name: str, wave_CN: Wave, lyrics: str) -> None:
+        if lrc is not None and ear is not None and lyrics:
+            _write_lrc(lrc / name, wave_CN, lyrics, ear, on_message)
+
     if folder is not None:
-        result, waves = _score_folder(folder, songs, ear, on_message)
+        result, waves = _score_folder(folder, songs, ear, keep_times, on_message)
     else:
         assert model is not None
         assert corpus is not None
@@ -134,6 +146,7 @@ def run_songs_eval(
             made = make_song(maker, song, request, audio)
             wave_CN = maker.decode(made)
             on_message(f"{song.id}: {made.ended}, {time.monotonic() - started:.0f} s")
+            keep_times(f"{song.id}.lrc", wave_CN, song.lyrics)
             wanted, about = wanted_of(song), {"song": song.id, "split": song.split}
             row = {**about, **score_song(wave_CN, wanted, lyrics, ear)}
             rows.append({**row, "ended": made.ended})
@@ -177,7 +190,11 @@ def score_song(
 
 
 def _score_folder(
-    folder: Path, most: int | None, ear: Recogniser | None, on_message: report.OnMessage
+    folder: Path,
+    most: int | None,
+    ear: Recogniser | None,
+    keep_times: Callable[[str, Wave, str], None],
+    on_message: report.OnMessage,
 ) -> tuple[dict[str, Any], dict[str, Wave]]:
     """Score every song of a folder; a file that cannot be read is named and left out."""
     items, failed = items_of(folder)
@@ -190,6 +207,7 @@ def _score_folder(
         except KhalaError as error:
             failed.append({"file": item.name, "error": str(error)})
             continue
+        keep_times(str(Path(item.name).with_suffix(".lrc")), wave_CN, item.wanted.lyrics)
         row = score_song(wave_CN, item.wanted, lyrics, ear)
         rows.append({"song": item.name, "split": item.split, **row})
         if len(waves) < MOST_PICTURES:
@@ -208,6 +226,20 @@ def _score_folder(
             )
         )
     return result, waves
+
+
+def _write_lrc(
+    path: Path, wave_CN: Wave, lyrics: str, ear: Recogniser, on_message: report.OnMessage
+) -> None:
+    """Write when each word of a song is sung, or say why that is not known."""
+    try:
+        text = lrc_text(time_words(wave_CN, lyrics, ear))
+    except ValueError as error:
+        on_message(f"no {path.name}: {error}")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _summary(groups: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from khala.evals.recogniser.scoring import (
     error_rate,
     shuffled_error_rate,
 )
+from khala.evals.recogniser.timing import TimedWord, lrc_text, time_words
 from khala.evals.recogniser.training import RecogniserTraining, train_recogniser
 
 __all__ = [
@@ -17,13 +18,16 @@ __all__ = [
     "RecogniserConfig",
     "RecogniserEval",
     "RecogniserTraining",
+    "TimedWord",
     "collect_words",
     "edit_distance",
     "error_rate",
+    "lrc_text",
     "lyric_words",
     "pronounce",
     "run_recogniser_eval",
     "shuffled_error_rate",
     "sung_phonemes",
+    "time_words",
     "train_recogniser",
 ]

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from khala.corpus import Corpus, CorpusSong, open_corpus
 from khala.errors import CorpusError
 from khala.evals import report
@@ -19,6 +21,7 @@ from khala.evals.recogniser.scoring import (
     scores_of,
     shuffled_error_rate,
 )
+from khala.evals.recogniser.timing import time_words
 from khala.evals.recogniser.training import RecogniserTraining, train_recogniser
 
 HELD_OUT = ("test", "test_voice", "test_words")
@@ -86,6 +89,7 @@ def run_recogniser_eval(
     rates, confusions = _score_splits(opened, model, songs, beam, on_message)
     instrumental = _instrumental(opened, model, songs, beam)
     _remember(recogniser, rates, on_message)
+    timing = _word_starts(opened, model, songs)
     result = {
         **trained,
         "num_parameters": sum(p.numel() for p in model.parameters()),
@@ -93,6 +97,7 @@ def run_recogniser_eval(
         "num_words": len(model.words),
         "per": {name: asdict(rate) for name, rate in rates.items()},
         "instrumental": instrumental,
+        "word_starts": timing,
         "tables": [
             report.table(
                 "Phoneme recogniser on originals",
@@ -103,7 +108,10 @@ def run_recogniser_eval(
         ],
         "notes": [
             f"phonemes heard per second: {instrumental['heard_per_s_instrumental']:.2f} in "
-            f"instrumental songs, {instrumental['heard_per_s_sung']:.2f} in sung ones"
+            f"instrumental songs, {instrumental['heard_per_s_sung']:.2f} in sung ones",
+            f"starts of {timing['num_words']} words of held-out songs: off by "
+            f"{timing['median_error_s']:.3f} s in the median, "
+            f"{100 * timing['within_100_ms']:.0f} % within a tenth of a second",
         ],
     }
     return report.finish("recogniser", result, arguments=_named(arguments), out=out)
@@ -166,6 +174,24 @@ def _instrumental(
         found[f"heard_per_s_{name}"] = count / seconds if seconds else float("nan")
         found[f"num_songs_{name}"] = len(songs)
     return found
+
+
+def _word_starts(corpus: Corpus, model: Recogniser, num_songs: int) -> dict[str, float | int]:
+    """Return how far the starts of words are from the truth when the lyric is laid along a mix."""
+    held_out = [song for split in HELD_OUT for song in sung_songs(corpus, split)[-num_songs:]]
+    errors: list[float] = []
+    for song in held_out:
+        found = time_words(corpus.read(song), song.lyrics, model)
+        if len(found) == len(song.words):
+            pairs = zip(found, song.words, strict=True)
+            errors += [
+                abs(one.start_s - other.start_s) for one, other in pairs if one.start_s is not None
+            ]
+    return {
+        "num_words": len(errors),
+        "median_error_s": float(np.median(errors)) if errors else float("nan"),
+        "within_100_ms": float(np.mean(np.array(errors) <= 0.1)) if errors else float("nan"),
+    }
 
 
 def _remember(folder: Path, rates: dict[str, ErrorRate], on_message: report.OnMessage) -> None:

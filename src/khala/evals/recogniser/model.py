@@ -113,13 +113,18 @@ class Recogniser(nn.Module):
         return functional.log_softmax(logits_BSP.float(), dim=-1)
 
     @torch.inference_mode()
-    def recognise(self, wave_CN: Wave, *, beam: int = 1) -> list[str]:
-        """Return the phonemes heard in a 44.1 kHz wave, mono or stereo, of any length."""
+    def scores(self, wave_CN: Wave) -> Tensor:
+        """Return the log-probabilities [S, P] of a 44.1 kHz wave, mono or stereo, of any length."""
         features_TM = torch.from_numpy(features(wave_CN, num_mels=self.config.num_mels))
         was_training = self.training
         self.eval()
-        scores_SP = self(features_TM.float()[None])[0]
+        scores_SP: Tensor = self(features_TM.float()[None])[0]
         self.train(was_training)
+        return scores_SP
+
+    def recognise(self, wave_CN: Wave, *, beam: int = 1) -> list[str]:
+        """Return the phonemes heard in a 44.1 kHz wave, mono or stereo, of any length."""
+        scores_SP = self.scores(wave_CN)
         ids = greedy(scores_SP) if beam <= 1 else beam_search(scores_SP.numpy(), beam=beam)
         return [self.config.phonemes[index - 1] for index in ids]
 
