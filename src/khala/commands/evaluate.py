@@ -18,7 +18,7 @@ from khala.errors import KhalaError
 
 __all__ = ["add_eval", "run_eval"]
 
-KINDS = ("codec", "backbone", "superres", "songs", "recogniser")
+KINDS = ("codec", "backbone", "superres", "songs", "recogniser", "compare")
 """The keys of khala.evals.EVALS, known here without loading torch."""
 
 
@@ -33,6 +33,7 @@ def add_eval(parser: argparse.ArgumentParser) -> None:
         "  khala eval codec --model nano --corpus corpus --out results\n"
         "  khala eval backbone --model nano --codes codes\n"
         "  khala eval songs my-songs --recogniser ear     any folder of audio\n"
+        "  khala eval compare before/songs.json after/songs.json\n"
         "  khala eval codec --help        the arguments of one kind\n\n"
         "Each prints tables and, with --out, writes KIND.json with date, hardware and command."
     )
@@ -67,7 +68,7 @@ def run_eval(args: argparse.Namespace) -> int:
 def declare(parser: argparse.ArgumentParser, config: Any) -> list[str]:
     """Add one option per field of a dataclass; the text under a field is its help.
 
-    A field called "folder" is given by its place, without a name.
+    A field whose metadata say "positional" is given by its place, without a name.
     """
     hints = typing.get_type_hints(config)
     texts = _field_texts(config)
@@ -77,8 +78,14 @@ def declare(parser: argparse.ArgumentParser, config: Any) -> list[str]:
         text = texts.get(field.name, "").replace("%", "%%")
         kind = _plain_type(hints[field.name])
         required = field.default is dataclasses.MISSING
-        if field.name == "folder":
-            parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help=text)
+        if field.metadata.get("positional"):
+            parser.add_argument(
+                field.name,
+                nargs=None if required else "?",
+                type=kind,
+                metavar=field.name.upper(),
+                help=text,
+            )
         elif kind is bool:
             parser.add_argument(option, action="store_true", help=text)
         else:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from khala.evals.compare import CompareEval, run_compare_eval
 from khala.evals.completion import SuperResEval, run_superres_eval
 from khala.evals.language import BackboneEval, run_backbone_eval
 from khala.evals.recogniser import RecogniserEval, run_recogniser_eval
@@ -22,6 +23,7 @@ __all__ = [
     "EVALS",
     "BackboneEval",
     "CodecEval",
+    "CompareEval",
     "Evaluation",
     "RecogniserEval",
     "SongsEval",
@@ -29,6 +31,7 @@ __all__ = [
     "print_result",
     "run_backbone_eval",
     "run_codec_eval",
+    "run_compare_eval",
     "run_recogniser_eval",
     "run_songs_eval",
     "run_superres_eval",
@@ -52,6 +55,7 @@ EVALS: Mapping[str, Evaluation] = MappingProxyType(
         "backbone": Evaluation(arguments=BackboneEval, run=run_backbone_eval),
         "superres": Evaluation(arguments=SuperResEval, run=run_superres_eval),
         "songs": Evaluation(arguments=SongsEval, run=run_songs_eval),
+        "compare": Evaluation(arguments=CompareEval, run=run_compare_eval),
         "recogniser": Evaluation(arguments=RecogniserEval, run=run_recogniser_eval),
     }
 )

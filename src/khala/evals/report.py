@@ -26,6 +26,9 @@ from khala.audio import replacing
 OnMessage = Callable[[str], None]
 Cell = str | int | float | bool | None
 
+POSITIONAL = {"positional": True}
+"""Metadata of an argument that is given by its place and not by its name."""
+
 
 def ignore_messages(message: str) -> None:
     """Take a progress line and show it to nobody."""

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ MEANS = (
 class SongsEval:
     """Arguments of ``khala eval songs``."""
 
-    folder: Path | None = None
+    folder: Path | None = field(default=None, metadata=report.POSITIONAL)
     """Folder of songs to score: audio files, or a demo corpus. Or give --model and --corpus."""
 
     model: Path | None = None
