@@ -136,6 +136,7 @@ def test_any_folder_of_songs_is_scored(tmp_path: Path) -> None:
     assert rows["more/narrow.flac"]["bandwidth_hz"] < 4_500
     assert [one["file"] for one in result["failed"]] == ["broken.mp3", "lost.txt"]
     assert any("broken.mp3" in line for line in said)
+    assert str(tmp_path) not in (tmp_path / "out" / "songs.json").read_text()
     assert (tmp_path / "out" / "songs.png").is_file()
 
 

@@ -68,8 +68,10 @@ def run_eval(args: argparse.Namespace) -> int:
 def declare(parser: argparse.ArgumentParser, config: Any) -> list[str]:
     """Add one option per field of a dataclass; the text under a field is its help.
 
-    A field whose metadata say "positional" is given by its place, without a name.
+    Those of `BY_PLACE` are given without a name.
     """
+    from khala.evals.report import BY_PLACE
+
     hints = typing.get_type_hints(config)
     texts = _field_texts(config)
     names = []
@@ -78,7 +80,7 @@ def declare(parser: argparse.ArgumentParser, config: Any) -> list[str]:
         text = texts.get(field.name, "").replace("%", "%%")
         kind = _plain_type(hints[field.name])
         required = field.default is dataclasses.MISSING
-        if field.metadata.get("positional"):
+        if field.name in BY_PLACE:
             parser.add_argument(
                 field.name,
                 nargs=None if required else "?",

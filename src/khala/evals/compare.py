@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ Values = dict[str, dict[str, float]]
 class CompareEval:
     """Arguments of ``khala eval compare``."""
 
-    first: Path = field(metadata=report.POSITIONAL)
+    first: Path
     """JSON of one evaluation, such as before/songs.json."""
 
-    second: Path = field(metadata=report.POSITIONAL)
+    second: Path
     """JSON of the same evaluation of something else; differences are second minus first."""
 
     out: Path | None = None

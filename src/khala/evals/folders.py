@@ -21,7 +21,7 @@ from khala.evals.distances import SAMPLE_RATE_HZ, Wave
 from khala.evals.wanted import Wanted
 from khala.song import Song
 
-__all__ = ["Item", "items_of", "wanted_of"]
+__all__ = ["Item", "failure", "items_of", "wanted_of"]
 
 LONGEST_S = 1200.0
 """A file is decoded as a whole: 20 minutes take half a gigabyte."""
@@ -65,13 +65,18 @@ def items_of(folder: Path) -> tuple[list[Item], list[dict[str, str]]]:
         try:
             items.append(_of_file(path, name))
         except KhalaError as error:
-            failed.append({"file": name, "error": str(error)})
+            failed.append(failure(folder, name, error))
     with_sound = {path.with_suffix("") for path in sounds}
     for path in paths:
         if path.suffix == ".txt" and path.with_suffix("") not in with_sound:
             name = path.relative_to(folder).as_posix()
             failed.append({"file": name, "error": "lyrics without a song of the same name"})
     return items, failed
+
+
+def failure(folder: Path, name: str, error: KhalaError) -> dict[str, str]:
+    """Return why a file cannot be scored, without where the folder is on this machine."""
+    return {"file": name, "error": str(error).replace(f"{folder}/", "")}
 
 
 def wanted_of(corpus_song: CorpusSong) -> Wanted:

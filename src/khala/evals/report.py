@@ -1,4 +1,4 @@
-"""How a result is shown and kept: tables for people, JSON with its circumstances for claims.
+"""How a result is shown and kept: tables and a page for people, JSON for claims.
 
 Every evaluation returns a plain dict with ``tables``; `print_result` shows them, `write_result`
 stores them with date, hardware, software and the command, so that a number in a document can be
@@ -13,7 +13,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +22,30 @@ from rich.console import Console
 from rich.table import Table
 
 from khala.audio import replacing
+from khala.evals.distances import Wave
+from khala.evals.page import write_page
+from khala.evals.tables import Cell, shown_cell, table
+
+__all__ = [
+    "BY_PLACE",
+    "Cell",
+    "OnMessage",
+    "finish",
+    "hardware",
+    "ignore_messages",
+    "print_result",
+    "table",
+    "write_result",
+]
 
 OnMessage = Callable[[str], None]
-Cell = str | int | float | bool | None
-
-POSITIONAL = {"positional": True}
-"""Metadata of an argument that is given by its place and not by its name."""
+BY_PLACE = ("folder", "first", "second")
+"""Arguments of any evaluation that are given by their place and not by their name."""
 
 
 def ignore_messages(message: str) -> None:
     """Take a progress line and show it to nobody."""
     del message
-
-
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> dict[str, Any]:
-    """Return one table as plain JSON types; every row must be as long as the columns."""
-    for row in rows:
-        if len(row) != len(columns):
-            raise ValueError(f"table {title!r}: a row of {len(row)} cells, {len(columns)} columns")
-    return {"title": title, "columns": list(columns), "rows": [list(row) for row in rows]}
 
 
 def finish(
@@ -49,12 +54,23 @@ def finish(
     *,
     arguments: Mapping[str, object],
     out: Path | None,
+    sounds: Mapping[str, Wave] | None = None,
 ) -> dict[str, Any]:
-    """Add the circumstances of the run, write ``OUT/NAME.json`` if asked to, return it all."""
+    """Add the circumstances of the run and return it all.
+
+    Args:
+        name: the evaluation's.
+        result: plain values, "tables" and "notes".
+        arguments: of the command.
+        out: where ``NAME.json`` and ``NAME.html`` are written; the page holds ``NAME.png`` too, if
+            it is there already.
+        sounds: waves [2, N] by title, for the page.
+    """
     whole = {"eval": name, **circumstances(name, arguments), **result}
     plain: dict[str, Any] = json.loads(json.dumps(_plain(whole), allow_nan=False))
     if out is not None:
         write_result(out / f"{name}.json", plain)
+        write_page(out / f"{name}.html", plain, pictures=[out / f"{name}.png"], sounds=sounds or {})
     return plain
 
 
@@ -65,7 +81,9 @@ def circumstances(name: str, arguments: Mapping[str, object]) -> dict[str, Any]:
         if value is None or key == "out" or value is False:
             continue
         option = "--" + key.replace("_", "-")
-        if value is True:
+        if key in BY_PLACE:
+            words.append(Path(str(value)).name)
+        elif value is True:
             words.append(option)
         elif isinstance(value, list | tuple):
             words += [option, ",".join(str(item) for item in value) or "none"]
@@ -114,20 +132,10 @@ def print_result(console: Console, result: Mapping[str, Any]) -> None:
         for index, column in enumerate(one["columns"]):
             shown.add_column(column, justify="left" if index == 0 else "right")
         for row in one["rows"]:
-            shown.add_row(*(_cell(value) for value in row))
+            shown.add_row(*(shown_cell(value) for value in row))
         console.print(shown)
     for note in result.get("notes", []):
         console.print(note, markup=False)
-
-
-def _cell(value: Cell) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-    return str(value)
 
 
 def _plain(value: Any) -> Any:

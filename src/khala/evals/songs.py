@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from khala.corpus import open_corpus
 from khala.errors import ConfigError, CorpusError, KhalaError
 from khala.evals import plots, report
 from khala.evals.distances import Wave
-from khala.evals.folders import items_of, wanted_of
+from khala.evals.folders import failure, items_of, wanted_of
 from khala.evals.generation import choose_requests, make_song
 from khala.evals.listening import listen, tempo_agrees
 from khala.evals.recogniser import Recogniser, lrc_text, time_words
@@ -55,7 +55,7 @@ MEANS = (
 class SongsEval:
     """Arguments of ``khala eval songs``."""
 
-    folder: Path | None = field(default=None, metadata=report.POSITIONAL)
+    folder: Path | None = None
     """Folder of songs to score: audio files, or a demo corpus. Or give --model and --corpus."""
 
     model: Path | None = None
@@ -65,7 +65,7 @@ class SongsEval:
     """Corpus whose held-out songs are asked for."""
 
     out: Path | None = None
-    """Folder for songs.json and songs.png."""
+    """Folder for songs.json, songs.png, and songs.html with tables, pictures and sounds."""
 
     songs: int | None = None
     """How many at most; none given: all of a folder, 20 to be generated."""
@@ -162,7 +162,7 @@ def run_songs_eval(
         result["notes"] = [_how_well_it_hears(Path(str(recogniser)))]
     if out is not None:
         plots.save_spectrograms(out / "songs.png", waves, on_message=on_message)
-    return report.finish("songs", result, arguments=arguments, out=out)
+    return report.finish("songs", result, arguments=arguments, out=out, sounds=waves)
 
 
 def score_song(
@@ -205,7 +205,7 @@ def _score_folder(
         try:
             wave_CN = item.read()
         except KhalaError as error:
-            failed.append({"file": item.name, "error": str(error)})
+            failed.append(failure(folder, item.name, error))
             continue
         keep_times(str(Path(item.name).with_suffix(".lrc")), wave_CN, item.wanted.lyrics)
         row = score_song(wave_CN, item.wanted, lyrics, ear)
