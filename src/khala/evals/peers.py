@@ -31,10 +31,10 @@ class PeerResult:
     """The reconstruction, 44.1 kHz, aligned with and as long as the clip."""
 
     kbit_s: float
-    """Bits of all packets over the clip's duration."""
+    """Bits of all packets, or of the coded file, over the clip's duration."""
 
     delay_samples: int
-    """The encoder's delay that was taken out, in samples of 48 kHz."""
+    """The delay that was taken out, in samples (of 48 kHz for Opus)."""
 
 
 def run_peer(name: str, wave_CN: Wave) -> PeerResult:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,12 @@ from khala.corpus import Corpus, CorpusSong, open_corpus
 from khala.corpus.folders import open_folder
 from khala.errors import ConfigError, CorpusError
 from khala.evals import plots, report
+from khala.evals.command_peer import CommandPeer
 from khala.evals.distances import Distances, Wave, mean_distances, measure
-from khala.evals.peers import run_peer
+from khala.evals.peers import PeerResult, run_peer
 from khala.evals.recogniser import Recogniser, error_rate, shuffled_error_rate, sung_phonemes
+
+RunPeer = Callable[[Wave], PeerResult]
 
 LEVELS = (2, 4, 8, 16, 32, 64)
 HELD_OUT = ("test", "test_voice", "test_words")
@@ -54,6 +59,9 @@ class CodecEval:
 
     peers: tuple[str, ...] = ("opus-12", "opus-16", "opus-24", "opus-32")
     """Codecs run on the same clips; empty for none."""
+
+    peer_commands: str | None = None
+    """One more peer: "NAME: ENCODE {wav} {coded} | DECODE {coded} {decoded}"."""
 
     recogniser: Path | None = None
     """Folder of a trained recogniser: adds phoneme error rates."""
@@ -87,6 +95,7 @@ def run_codec_eval(
     clips: int = 24,
     seconds: float = 10.0,
     peers: tuple[str, ...] | list[str] = ("opus-12", "opus-16", "opus-24", "opus-32"),
+    peer_commands: str | None = None,
     recogniser: Path | None = None,
     usage_minutes: float = 30.0,
     on_message: report.OnMessage = report.ignore_messages,
@@ -102,13 +111,17 @@ def run_codec_eval(
     arguments.pop("on_message")
     if clips < 1 or not seconds >= 1.0:
         raise ConfigError(f"at least one clip of one second is needed, not {clips} of {seconds} s")
+    outside = None if peer_commands is None else CommandPeer.parse(peer_commands)
     codec = Codec.from_pretrained(model)
     opened = open_corpus(corpus) if (corpus / "corpus.json").is_file() else open_folder(corpus)
     chosen = choose_clips(opened, clips, seconds, hop=codec.config.hop)
     ear = None if recogniser is None else Recogniser.from_pretrained(recogniser)
     if ear is not None and sum(bool(clip.phonemes) for clip in chosen) < 2:
         raise CorpusError(f"{corpus} has no two held-out clips with known words: no --recogniser")
-    distances, rates_kbit_s, heard = _reconstruct(codec, chosen, list(peers), ear, on_message)
+    runners: dict[str, RunPeer] = {name: partial(run_peer, name) for name in peers}
+    if outside is not None:
+        runners[outside.name] = outside.run
+    distances, rates_kbit_s, heard = _reconstruct(codec, chosen, runners, ear, on_message)
     usage = code_usage(codec, opened, usage_minutes, on_message)
     result = _summary(codec, distances, rates_kbit_s, usage)
     if ear is not None:
@@ -182,7 +195,7 @@ def code_usage(
 def _reconstruct(
     codec: Codec,
     clips: list[Clip],
-    peers: list[str],
+    peers: Mapping[str, RunPeer],
     ear: Recogniser | None,
     on_message: report.OnMessage,
 ) -> tuple[dict[str, list[Distances]], dict[str, float], dict[str, list[list[str]]]]:
@@ -192,8 +205,8 @@ def _reconstruct(
     rates: defaultdict[str, list[float]] = defaultdict(list)
     for index, clip in enumerate(clips):
         waves = _decoded(codec, clip.wave_CN, rates)
-        for name in peers:
-            result = run_peer(name, clip.wave_CN)
+        for name, run in peers.items():
+            result = run(clip.wave_CN)
             waves[name] = result.wave_CN
             rates[name].append(result.kbit_s)
         for name, wave_CN in waves.items():
