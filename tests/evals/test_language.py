@@ -15,14 +15,9 @@ from khala.backbone import Backbone
 from khala.codec import Codec
 from khala.corpus import CodesExample, open_codes
 from khala.errors import CorpusError
-from khala.evals.completion import (
-    NUM_GROUPS,
-    group_codes,
-    joint_divergence_bits,
-    level_nats,
-    run_superres_eval,
-)
+from khala.evals.completion import energy_score, run_superres_eval, score_levels
 from khala.evals.language import _other_lyrics, load_tokenizer, run_backbone_eval, token_nats
+from khala.evals.ngrams import Unigram
 from khala.evals.prompts import request_of
 from khala.superres import SuperResolution
 from khala.tokens import build_prompt, interleave
@@ -97,6 +92,7 @@ def test_superres_eval_from_folder_to_figures(whole_model: Any, tmp_path: Path) 
     }
     assert [row["level"] for row in result["levels"]] == [2, 3]
     assert result["levels"][0]["nats"] == pytest.approx(math.log(16), abs=0.6)
+    assert "mel80 of super-resolution" in result["songs"][0]
     alone = run_superres_eval(whole_model.folder, whole_model.codes, songs=1, seconds=1.0)
     assert "true codes" not in alone["mel80_and_stft"]
 
@@ -109,23 +105,50 @@ def test_level_costs_look_at_no_code_of_their_own_level(whole_model: Any) -> Non
     other_QT = codes_QT.copy()
     other_QT[3] = generator.integers(0, 16, 9)
     prompt = [256, 65, 66, 262]
-    costs, others = (level_nats(superres, prompt, codes) for codes in (codes_QT, other_QT))
+    codec = Codec.from_pretrained(whole_model.folder)
+    unigrams = [Unigram.fit([codes], size=16) for codes in codes_QT]
+    costs, others = (
+        score_levels(superres, codec, prompt, codes, unigrams).nats_Q
+        for codes in (codes_QT, other_QT)
+    )
     assert np.isnan(costs[:2]).all()
     assert costs[2] == others[2]
     assert costs[3] != others[3]
 
 
-def test_divergence_sees_what_independent_drawing_loses(whole_model: Any) -> None:
-    """Unigram sampling has the right histogram of every level; it must not look right for that."""
-    generator = np.random.default_rng(0)
-    groups_QK = np.tile(np.arange(32), (3, 1))
-    assert groups_QK.max() < NUM_GROUPS
-    songs = []
-    for _ in range(4):
-        below = generator.integers(0, 32, 500)
-        songs.append(np.stack([below, below, (below + 1) % 32]))
-    drawn = [np.stack([*one[:2], generator.permutation(one[2])]) for one in songs]
-    again = joint_divergence_bits(groups_QK, songs[:2], songs[2:], 2)
-    assert joint_divergence_bits(groups_QK, songs, drawn, 2) > 2 * again
-    groups = group_codes(Codec.from_pretrained(whole_model.folder))
-    assert groups.shape == (4, 16)
+def test_the_energy_score_is_least_for_the_true_distribution() -> None:
+    """Neither the right marginal nor a sharper guess may pass for knowing what comes next."""
+    generator = torch.Generator().manual_seed(0)
+    vectors_KD = torch.randn(12, 4, generator=generator)
+    apart_KK = torch.cdist(vectors_KD, vectors_KD)
+    context_T = torch.randint(0, 3, (20_000,), generator=generator)
+    given_CK = (2 * torch.randn(3, 12, generator=generator)).softmax(dim=1)
+    true_T = torch.multinomial(given_CK[context_T], 1, generator=generator)[:, 0]
+    sharper_CK = given_CK**3 / (given_CK**3).sum(dim=1, keepdim=True)
+    marginal_K = torch.bincount(true_T, minlength=12) / len(true_T)
+    right, sharp, blind = (
+        float(energy_score(apart_KK, shares_TK, true_T).mean())
+        for shares_TK in (
+            given_CK[context_T],
+            sharper_CK[context_T],
+            marginal_K.expand(len(true_T), -1),
+        )
+    )
+    assert right < 0.98 * sharp
+    assert right < 0.98 * blind
+    certain = torch.eye(12)[true_T[:5]]
+    assert energy_score(apart_KK, certain, true_T[:5]).tolist() == pytest.approx([0.0] * 5)
+
+
+def test_only_what_can_be_sampled_is_scored(whole_model: Any) -> None:
+    """With one code kept, the score is that of the likeliest code and no other."""
+    superres = SuperResolution.from_pretrained(whole_model.folder)
+    codec = Codec.from_pretrained(whole_model.folder)
+    codes_QT = np.random.default_rng(0).integers(0, 16, (4, 9))
+    unigrams = [Unigram.fit([codes], size=16) for codes in codes_QT]
+    args = (superres, codec, [256, 65, 66, 262], codes_QT, unigrams)
+    one, all_codes, own = (score_levels(*args, top_k=top_k) for top_k in (1, 16, None))
+    np.testing.assert_array_equal(one.nats_Q[2:], all_codes.nats_Q[2:])
+    np.testing.assert_array_equal(one.energy_unigram_Q[2:], all_codes.energy_unigram_Q[2:])
+    assert (one.energy_Q[2:] > all_codes.energy_Q[2:]).all()
+    assert superres.config.sampling_top_k < 16 or (own.energy_Q[2:] == all_codes.energy_Q[2:]).all()

@@ -97,12 +97,3 @@ class Bigram:
         probabilities = seen / np.maximum(total, 1) + back_off * self.unigram.probabilities_K[codes]
         costs: Floats = -np.log(probabilities)
         return costs
-
-
-def divergence_bits(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
-    """Jensen-Shannon divergence of two histograms of counts: 0 the same, 1 nothing in common."""
-    p, q = (np.asarray(counts, dtype=np.float64).ravel() for counts in (one, other))
-    p, q = p / p.sum(), q / q.sum()
-    middle = (p + q) / 2
-    halves = [np.sum(h[h > 0] * np.log2(h[h > 0] / middle[h > 0])) for h in (p, q)]
-    return float(sum(halves) / 2)
