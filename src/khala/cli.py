@@ -29,6 +29,7 @@ COMMANDS = (
     ("verify", "make a saved song again and compare", "verify"),
     ("synth", "write a demo corpus with ground truth", "corpus"),
     ("prepare", "turn a folder of songs into training data", "corpus"),
+    ("redraw", "draw the fine levels of prepared songs, for a decoder to learn from", "redraw"),
     ("train", "train a codec, a backbone or a super-resolution model", "train"),
     ("assemble", "put three trained models into one model folder", "assemble"),
     ("eval", "measure quality on held-out songs, with peers", "evaluate"),

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from khala.codec import Codec
-from khala.corpus import Corpus, CorpusSong
+from khala.corpus import CodesDataset, CodesExample, Corpus, CorpusSong
 from khala.corpus.order import indexes
-from khala.errors import ConfigError
+from khala.errors import ConfigError, CorpusError
 from khala.recipes import codec_debug
 from khala.train.tasks.codec import FIT_STREAM, CodecTask, CodecTaskConfig
 
@@ -126,3 +126,89 @@ def test_a_better_decoder_keeps_every_code(corpus: Corpus, tmp_path: Path) -> No
     assert old.codes_digest() == new.codes_digest()
     other = task_of(corpus).objective.codec
     assert other.codes_digest() != old.codes_digest()  # not yet rounded to 8 bits
+
+
+def drawn_codes(codec: Codec, names: tuple[str, ...]) -> CodesDataset:
+    """Codes as `khala redraw` leaves them; these tell their song and their frame."""
+    quantizer = codec.config.quantizer
+    examples = []
+    for name in names:
+        frames = NUM_SAMPLES // codec.config.hop + 1
+        codes_QT = np.zeros((quantizer.num_levels, frames), np.uint16)
+        codes_QT[0] = np.arange(frames)
+        codes_QT[1] = len(examples)
+        examples.append(
+            CodesExample(
+                id=name,
+                split="train",
+                codes_QT=codes_QT,
+                tags=(),
+                description="",
+                lyrics="",
+                instrumental=True,
+                language="en",
+                duration_s=3.0,
+                truth_path=None,
+            )
+        )
+    return CodesDataset(
+        examples,
+        num_levels=quantizer.num_levels,
+        codebook_size=quantizer.codebook_size,
+        codec_digest="",
+    )
+
+
+def test_drawn_codes_lie_under_their_own_sound(corpus: Corpus, tmp_path: Path) -> None:
+    """Codes beside another moment teach the decoder to ignore them."""
+    old = Codec.from_pretrained(task_of(corpus).export(tmp_path / "old"))
+    config = replace(config_of(), decoder_only=True, drawn=0.5)
+    drawn = drawn_codes(old, ("2", "5"))
+    task = CodecTask(config, corpus, seed=3, init=old, drawn=drawn)
+    seen = 0
+    for step in range(12):
+        batch = task.batch(step, 0)
+        for mix_CN, codes_QT in zip(batch["mix"], batch["drawn"], strict=True):
+            if int(codes_QT[0, 0]) < 0:
+                assert (codes_QT == -1).all()
+                continue
+            seen += 1
+            song, first = (2, 5)[int(codes_QT[1, 0])], int(codes_QT[0, 0])
+            start = first * config.codec.hop
+            whole_CN = wave_of(Path(str(song)))
+            crop_CN = whole_CN[:, start : start + mix_CN.shape[1]]
+            np.testing.assert_array_equal(mix_CN.numpy(), crop_CN)
+    assert 6 <= seen <= 18
+    again = CodecTask(config, corpus, seed=3, init=old, drawn=drawn).batch(11, 0)
+    assert torch.equal(again["drawn"], batch["drawn"])
+
+
+def test_the_decoder_is_given_the_drawn_codes(corpus: Corpus, tmp_path: Path) -> None:
+    """Decoded from its own codes, an example would say nothing about drawn ones."""
+    old = Codec.from_pretrained(task_of(corpus).export(tmp_path / "old"))
+    config = replace(config_of(), decoder_only=True, drawn=1.0)
+    task = CodecTask(config, corpus, seed=3, init=old, drawn=drawn_codes(old, ("2",)))
+    batch = task.batch(0, 0)
+    given: list[torch.Tensor] = []
+    task.objective.codec.synthesise = lambda latents: given.append(latents) or batch["mix"]  # type: ignore[assignment,func-returns-value]
+    with torch.no_grad():
+        terms = task.losses(batch, 0)
+    wanted = task.objective.codec.quantizer.decode(batch["drawn"])
+    torch.testing.assert_close(given[0].detach(), wanted)
+    assert float(terms["sdr_0_250_db"]) == 0.0  # phases that nobody could know are not judged
+
+
+def test_drawn_codes_that_do_not_belong_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+    """An hour of training on another corpus's codes looks like any other."""
+    old = Codec.from_pretrained(task_of(corpus).export(tmp_path / "old"))
+    config = replace(config_of(), decoder_only=True)
+    drawn = drawn_codes(old, ("2",))
+    with pytest.raises(ConfigError, match="give both"):
+        CodecTask(config, corpus, seed=3, init=old, drawn=drawn)
+    with pytest.raises(ConfigError, match="give both"):
+        CodecTask(replace(config, drawn=0.5), corpus, seed=3, init=old)
+    with pytest.raises(ConfigError, match="decoder_only"):
+        replace(config_of(), drawn=0.5)
+    strangers = drawn_codes(old, ("stranger",))
+    with pytest.raises(CorpusError, match="none of the drawn songs"):
+        CodecTask(replace(config, drawn=0.5), corpus, seed=3, init=old, drawn=strangers)

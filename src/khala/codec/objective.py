@@ -84,7 +84,11 @@ class CodecObjective(nn.Module):
         self._seen: list[tuple[Quantised, Tensor | None]] = []
 
     def forward(
-        self, wave_BCN: Tensor, vocals_BN: Tensor | None, generator: torch.Generator
+        self,
+        wave_BCN: Tensor,
+        vocals_BN: Tensor | None,
+        generator: torch.Generator,
+        drawn_BQT: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return "loss" and its terms for waveforms of a whole number of frames.
 
@@ -92,6 +96,8 @@ class CodecObjective(nn.Module):
             wave_BCN: the mix.
             vocals_BN: the singer's stem, for a guided codec.
             generator: chooses prefix depths and the second STFT resolution.
+            drawn_BQT: codes to be decoded instead of the wave's own, judged by magnitudes alone;
+                -1 throughout an example leaves it its own.
         """
         latents_BTD, guide_BTG = self.codec.latents(wave_BCN)
         latents_BTD = latents_BTD.float()
@@ -112,6 +118,8 @@ class CodecObjective(nn.Module):
             quantised_BTD = self._prefix(seen, latents_BTD.shape, generator)
             if self.config.foreign:
                 quantised_BTD, phased_B = self._with_foreign(quantised_BTD, seen, generator)
+            if drawn_BQT is not None:
+                quantised_BTD, phased_B = self._with_drawn(quantised_BTD, phased_B, drawn_BQT)
             decoded_BTD = latents_BTD + (quantised_BTD - latents_BTD).detach()
         made_BCN = self.codec.synthesise(decoded_BTD)
         other = int(
@@ -158,6 +166,16 @@ class CodecObjective(nn.Module):
             fine_TD = sums_QBTD[-1, item] - sums_QBTD[kept, item]
             mixed_BTD[item] = sums_QBTD[kept, item] + fine_TD.roll(shift, dims=0)
         return mixed_BTD, ~chosen_B.to(quantised_BTD.device)
+
+    @torch.no_grad()
+    def _with_drawn(
+        self, quantised_BTD: Tensor, phased_B: Tensor | None, drawn_BQT: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Put drawn codes' latents into the examples that have them; also tell which have none."""
+        own_B = (drawn_BQT < 0).flatten(1).any(1)
+        drawn_BTD = self.codec.quantizer.decode(drawn_BQT.clamp_min(0)).to(quantised_BTD)
+        phased_B = own_B if phased_B is None else own_B & phased_B
+        return torch.where(own_B[:, None, None], quantised_BTD, drawn_BTD), phased_B
 
     @torch.no_grad()
     def start_linear(self, waves: Iterable[Tensor]) -> None:

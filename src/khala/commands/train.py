@@ -45,6 +45,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", metavar="DIR", help="songs, for the codec")
     parser.add_argument("--codes", metavar="DIR", help="written by khala prepare, for the others")
     parser.add_argument("--init", metavar="DIR", help="a trained model to start from")
+    parser.add_argument("--drawn", metavar="DIR", help="written by khala redraw, for the codec")
     parser.add_argument("--codec", metavar="DIR", help="start the models' tables from it")
     parser.add_argument("--minutes", type=float, metavar="M", help="fit the run into this time")
     parser.add_argument(
@@ -66,18 +67,20 @@ def run_train(args: argparse.Namespace) -> int:
         raise RequestError(f"--minutes is {args.minutes:g}: a number above 0")
     data = "corpus" if args.kind == "codec" else "codes"
     allowed = {
-        "codec": {"corpus", "init"},
+        "codec": {"corpus", "init", "drawn"},
         "backbone": {"codes", "init", "codec"},
         "superres": {"codes", "init", "codec"},
     }[args.kind]
     if getattr(args, data) is None:
         raise RequestError(f"khala train {args.kind} needs --{data} DIR")
-    for name in ("corpus", "codes", "init", "codec"):
+    for name in ("corpus", "codes", "init", "codec", "drawn"):
         if getattr(args, name) is not None and name not in allowed:
             raise RequestError(f"--{name} is not for khala train {args.kind}")
     from khala.train import run
 
-    more = {name: Path(value) for name in ("init", "codec") if (value := getattr(args, name))}
+    more = {
+        name: Path(value) for name in ("init", "codec", "drawn") if (value := getattr(args, name))
+    }
     folder = getattr(run, f"train_{args.kind}")(
         Path(getattr(args, data)),
         Path(args.out),

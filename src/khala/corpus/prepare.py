@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,12 @@ from safetensors.numpy import save as save_tensors
 from khala.corpus.songs import Corpus, CorpusSong
 from khala.errors import CorpusError
 
-__all__ = ["Encoder", "prepare", "sha256_file"]
+if TYPE_CHECKING:
+    from khala.corpus.codes import CodesExample
+
+__all__ = ["FORMAT", "Encoder", "describe", "prepare", "sha256_file", "write_codes"]
+
+Codes = NDArray[np.integer[Any]]
 
 FORMAT = 3
 SONGS_PER_SHARD = 200
@@ -72,26 +77,55 @@ def prepare(
     Raises:
         CorpusError: ``out`` holds codes of another corpus or codec, or a song cannot be encoded.
     """
+    plan = _plan(corpus, encoder, songs_per_shard)
+
+    def rows(index: int) -> Iterator[tuple[Codes, dict[str, Any]]]:
+        first = index * songs_per_shard
+        for song in corpus.songs[first : first + songs_per_shard]:
+            yield _encoded(song, corpus, encoder)
+
+    return write_codes(out, plan, rows, num_songs=len(corpus), progress=progress)
+
+
+def write_codes(
+    out: Path | str,
+    plan: dict[str, Any],
+    rows: Callable[[int], Iterator[tuple[Codes, dict[str, Any]]]],
+    *,
+    num_songs: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write shards of codes; keep those that are already there and whole.
+
+    Args:
+        out: the folder; made if it is not there.
+        plan: what the manifest says, and what a second start must agree with: "num_shards", "codec"
+            and the others of `prepare`.
+        rows: gives the songs of a shard: codes_QT beside what a shard remembers of a song.
+        num_songs: in all, for ``progress``.
+        progress: called with (songs done, songs in all) after every song.
+
+    Raises:
+        CorpusError: ``out`` was begun with another plan, or ``rows`` raised it.
+    """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    plan = _plan(corpus, encoder, songs_per_shard)
     _agree(out / "plan.json", plan)
     files: dict[str, str] = {}
     done = 0
     for index in range(plan["num_shards"]):
-        songs = corpus.songs[index * songs_per_shard : (index + 1) * songs_per_shard]
-        seal = _verified_seal(out, index)
+        seal, kept = _verified_seal(out, index), []
         if seal is None:
-            start = done
-
-            def report(count: int, start: int = start) -> None:
+            for row in rows(index):
+                kept.append(row)
                 if progress is not None:
-                    progress(start + count, len(corpus))
-
-            seal = _write_shard(out, index, corpus, songs, encoder, report)
-        done += len(songs)
-        if progress is not None:
-            progress(done, len(corpus))
+                    progress(done + len(kept), num_songs)
+            seal = _write_shard(out, index, kept)
+            done += len(kept)
+        else:
+            done += len((out / f"shard-{index:05d}.jsonl").read_text("utf-8").splitlines())
+            if progress is not None:
+                progress(done, num_songs)
         files.update(seal)
     manifest = {**plan, "files": files}
     _write(out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
@@ -108,7 +142,7 @@ def _plan(corpus: Corpus, encoder: Encoder, songs_per_shard: int) -> dict[str, A
     """Say what the folder will hold, so that a second start can be refused or continued."""
     if songs_per_shard < 1:
         raise CorpusError(f"songs_per_shard must be at least 1, not {songs_per_shard}")
-    described = "\n".join(json.dumps(_line(song, 0), sort_keys=True) for song in corpus.songs)
+    described = "\n".join(json.dumps(describe(song, 0), sort_keys=True) for song in corpus.songs)
     return {
         "format": FORMAT,
         "codec": encoder.digest,
@@ -150,25 +184,22 @@ def _verified_seal(out: Path, index: int) -> dict[str, str] | None:
     return seal if whole and len(seal) == 2 else None
 
 
+def _encoded(song: CorpusSong, corpus: Corpus, encoder: Encoder) -> tuple[Codes, dict[str, Any]]:
+    """Return the codes of a song beside its description."""
+    codes_QT = np.asarray(encoder.encode(corpus.read(song)))
+    if codes_QT.ndim != 2 or codes_QT.shape[0] != encoder.num_levels or not codes_QT.shape[1]:
+        raise CorpusError(f"song {song.id} gave codes of shape {codes_QT.shape}")
+    if codes_QT.min() < 0 or codes_QT.max() >= encoder.codebook_size:
+        raise CorpusError(f"song {song.id} gave codes outside [0, {encoder.codebook_size})")
+    return codes_QT, describe(song, codes_QT.shape[1])
+
+
 def _write_shard(
-    out: Path,
-    index: int,
-    corpus: Corpus,
-    songs: Sequence[CorpusSong],
-    encoder: Encoder,
-    report: Callable[[int], None],
+    out: Path, index: int, rows: Sequence[tuple[Codes, dict[str, Any]]]
 ) -> dict[str, str]:
-    """Encode the songs of one shard and write its three files, the seal last."""
-    tables, lines = [], []
-    for count, song in enumerate(songs):
-        codes_QT = np.asarray(encoder.encode(corpus.read(song)))
-        if codes_QT.ndim != 2 or codes_QT.shape[0] != encoder.num_levels or not codes_QT.shape[1]:
-            raise CorpusError(f"song {song.id} gave codes of shape {codes_QT.shape}")
-        if codes_QT.min() < 0 or codes_QT.max() >= encoder.codebook_size:
-            raise CorpusError(f"song {song.id} gave codes outside [0, {encoder.codebook_size})")
-        tables.append(codes_QT.astype(np.uint16))
-        lines.append(json.dumps(_line(song, codes_QT.shape[1]), sort_keys=True))
-        report(count + 1)
+    """Write a shard's three files, the seal last."""
+    tables = [codes_QT.astype(np.uint16) for codes_QT, _ in rows]
+    lines = [json.dumps(line, sort_keys=True) for _, line in rows]
     offsets = np.cumsum([0, *(table.shape[1] for table in tables)]).astype(np.int64)
     name = f"shard-{index:05d}"
     codes = np.ascontiguousarray(np.concatenate(tables, axis=1))
@@ -179,7 +210,7 @@ def _write_shard(
     return seal
 
 
-def _line(song: CorpusSong, num_frames: int) -> dict[str, Any]:
+def describe(song: CorpusSong | CodesExample, num_frames: int) -> dict[str, Any]:
     """Return what a shard remembers of a song."""
     return {
         "id": song.id,

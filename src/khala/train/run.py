@@ -50,6 +50,7 @@ def train_codec(
     minutes: float | None = None,
     device: str = "cpu",
     init: Path | None = None,
+    drawn: Path | None = None,
     on_message: Say = lambda _: None,
 ) -> Path:
     """Train a codec on a corpus of songs, with vocal stems if it is guided.
@@ -62,6 +63,7 @@ def train_codec(
         minutes: choose the number of steps by the speed measured here.
         device: "cpu" or "cuda".
         init: a codec of the same shape to go on from.
+        drawn: written by ``khala redraw`` from codes of ``init``.
         on_message: takes lines for the reader.
 
     Raises:
@@ -72,10 +74,20 @@ def train_codec(
     if init is not None:
         inputs["init"] = digest(resolve_part(init, "codec"))
 
+    redrawn = None
+    if drawn is not None:
+        redrawn = open_codes(drawn)
+        inputs["drawn"] = sha256_file(Path(drawn) / "manifest.json")
+
     def build(run: CodecRun) -> CodecTask:
         start = None if init is None else Codec.from_pretrained(init)
         return CodecTask(
-            run.task, corpus, seed=run.train.seed, num_parts=run.train.num_parts, init=start
+            run.task,
+            corpus,
+            seed=run.train.seed,
+            num_parts=run.train.num_parts,
+            init=start,
+            drawn=redrawn,
         )
 
     order = Order(

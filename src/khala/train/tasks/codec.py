@@ -18,6 +18,7 @@ from khala.codec.codec import Codec
 from khala.codec.config import CodecConfig
 from khala.codec.fit import fit_quantizer
 from khala.codec.objective import CodecObjective, CodecObjectiveConfig
+from khala.corpus.codes import CodesDataset, CodesExample
 from khala.corpus.order import draw, indexes, uniform
 from khala.corpus.songs import Corpus, CorpusSong
 from khala.errors import ConfigError, CorpusError
@@ -28,6 +29,9 @@ __all__ = ["CodecRun", "CodecTask", "CodecTaskConfig"]
 
 FIT_STREAM = 1 << 40
 """Steps from here on are crops for fitting codebooks, never met by a training step."""
+
+DRAWN_STREAM = 0x6472776E
+"""Keeps the draws of drawn songs apart from those of crops."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +66,10 @@ class CodecTaskConfig:
     """Go on from a trained codec and move its decoder alone: every song keeps its codes, so models
     trained on them stay valid."""
 
+    drawn: float = 0.0
+    """Share of examples decoded from fine levels that super-resolution drew (``khala redraw``);
+    only with ``decoder_only``, as moving codebooks would make those codes another codec's."""
+
     refit_vectors: int = 0
     """Latent vectors for a last fit of the codebooks at export; 0 exports the running averages."""
 
@@ -82,6 +90,10 @@ class CodecTaskConfig:
             raise ConfigError(f"validation_depths {self.validation_depths} exceed num_levels")
         if self.decoder_only and self.refit_vectors:
             raise ConfigError("decoder_only keeps the codes: refit_vectors must be 0")
+        if not 0.0 <= self.drawn <= 1.0:
+            raise ConfigError(f"drawn must lie in 0..1, not {self.drawn}")
+        if self.drawn and not self.decoder_only:
+            raise ConfigError("drawn codes are for decoder_only: elsewhere the codebooks move")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +121,7 @@ class CodecTask(Task):
         seed: int,
         num_parts: int = 1,
         init: Codec | None = None,
+        drawn: CodesDataset | None = None,
     ) -> None:
         """Use the corpus's train songs for training and its test songs for validation.
 
@@ -118,17 +131,22 @@ class CodecTask(Task):
             seed: of the first weights and of every crop.
             num_parts: batches of one step, as the loop counts them.
             init: a trained codec to go on from.
+            drawn: codes of songs of the corpus with drawn fine levels, for ``config.drawn``.
 
         Raises:
             CorpusError: no song is long enough, or a guided codec's vocal stems are missing.
-            ConfigError: ``init`` has another shape, or ``decoder_only`` has none.
+            ConfigError: ``init`` has another shape, or ``decoder_only`` has none; drawn codes are
+                wanted and not given, or given and not wanted.
         """
+        if (drawn is None) != (config.drawn == 0.0):
+            raise ConfigError("--drawn CODES and --set task.drawn=SHARE go together: give both")
         self.config = config
         self.corpus = corpus
         self.seed = seed
         self.num_parts = num_parts
         self._songs = self._usable("train", config.clip_frames)
         self._held_out = self._usable("test", config.validation_frames, required=False)
+        self._drawn = [] if drawn is None else self._with_sound(drawn)
         torch.manual_seed(seed)
         self.objective = CodecObjective(config.codec, config.objective)
         if init is None:
@@ -168,7 +186,10 @@ class CodecTask(Task):
             )
             for place, index in enumerate(chosen)
         ]
-        return {**_stacked(crops), "number": number}
+        stacked = _stacked(crops)
+        if self._drawn:
+            stacked["drawn"] = self._put_drawn(stacked, step, part)
+        return {**stacked, "number": number}
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Return the objective's terms; fits the codebooks when quantisation begins."""
@@ -176,7 +197,9 @@ class CodecTask(Task):
             latents_VD, guide_VG = self._latents(self.objective.codec, self.config.fit_vectors)
             self.objective.start_quantizer(latents_VD, guide_VG, batch=self._vectors_per_step)
         generator = torch.Generator().manual_seed(draw(self.seed, batch["number"], 7) >> 1)
-        terms: dict[str, Tensor] = self.objective(batch["mix"], batch.get("vocals"), generator)
+        terms: dict[str, Tensor] = self.objective(
+            batch["mix"], batch.get("vocals"), generator, batch.get("drawn")
+        )
         return terms
 
     def num_items(self, batch: Batch) -> int:
@@ -257,6 +280,36 @@ class CodecTask(Task):
                 vocals_N = torch.from_numpy(stem_CN).mean(0) * gain
             crop["vocals"] = vocals_N
         return crop
+
+    def _with_sound(self, drawn: CodesDataset) -> list[tuple[CorpusSong, CodesExample]]:
+        """Return the drawn songs that are long enough, with their recordings."""
+        songs = {song.id: song for song in self._songs}
+        pairs = [
+            (songs[example.id], example)
+            for example in drawn
+            if example.id in songs and example.num_frames > self.config.clip_frames
+        ]
+        if not pairs:
+            raise CorpusError("none of the drawn songs is a train song of this corpus")
+        return pairs
+
+    def _put_drawn(self, crops: Batch, step: int, part: int) -> Tensor:
+        """Exchange some crops for ones with drawn codes; return those, -1 for the others."""
+        config, levels = self.config, self.config.codec.quantizer.num_levels
+        drawn_BQT = torch.full((config.batch_size, levels, config.clip_frames), -1)
+        for place in range(config.batch_size):
+            address = (self.seed, DRAWN_STREAM, step, part, place)
+            if uniform(*address, 0) >= config.drawn:
+                continue
+            song, example = self._drawn[int(uniform(*address, 1) * len(self._drawn))]
+            # One frame less than there is: the last one may be padded.
+            first = int(uniform(*address, 2) * (example.num_frames - config.clip_frames))
+            num_samples = config.clip_frames * config.codec.hop
+            sound_CN = self.corpus.read_crop(song, first * config.codec.hop, num_samples)
+            crops["mix"][place] = torch.from_numpy(sound_CN)
+            codes_QT = example.codes_QT[:, first : first + config.clip_frames].astype(np.int64)
+            drawn_BQT[place] = torch.from_numpy(codes_QT)
+        return drawn_BQT
 
     def _held_out_crops(self) -> Iterator[Batch]:
         songs = self._held_out[:: max(1, len(self._held_out) // self.config.validation_clips)]
