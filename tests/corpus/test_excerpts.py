@@ -35,6 +35,7 @@ def song(lyrics: str = LYRICS) -> CodesExample:
         sections=sections_with_lyrics(TRUTH, lyrics),
         words=WORDS,
         phonemes=WORDS,
+        chords=(Word("C", 0.0, 19.0), Word("G", 19.0, 25.0), Word("F", 25.0, 50.0)),
         beats_s=tuple(range(40)),
     )
 
@@ -60,6 +61,10 @@ def test_excerpts_are_cut_at_sections() -> None:
     assert [word.text for word in chorus.words] == ["three", "Three"]
     assert abs(chorus.words[0].start_s - 0.15) < 1e-9
     assert chorus.phonemes == chorus.words
+    assert [chord.text for chord in chorus.chords] == ["G", "F"]
+    np.testing.assert_allclose(
+        [(chord.start_s, chord.end_s) for chord in chorus.chords], [(0, 5.15), (5.15, 20.15)]
+    )
     np.testing.assert_allclose(chorus.beats_s, np.arange(20) + 0.15)
 
 

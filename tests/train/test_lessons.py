@@ -13,7 +13,7 @@ from khala.corpus import CodesDataset, Word, open_codes
 from khala.errors import ConfigError
 from khala.recipes import backbone_debug
 from khala.tokens import TextTokenizer
-from khala.train.lessons import frames_to_beat, phonemes_of, phonemes_sung
+from khala.train.lessons import frames_to_beat, names_in, sounding
 from khala.train.tasks.backbone import BackboneRun, BackboneTask
 
 BEATS_S = (0.1, 0.4, 0.7)
@@ -30,7 +30,12 @@ def with_truth(codes_dir: Path) -> CodesDataset:
     codes.examples = [
         example
         if example.instrumental
-        else replace(example, phonemes=(Word("L", 0.0, 0.5), Word("AA", 0.5, 1.0)), beats_s=BEATS_S)
+        else replace(
+            example,
+            phonemes=(Word("L", 0.0, 0.5), Word("AA", 0.5, 1.0)),
+            chords=(Word("C", 0.0, 1.0),),
+            beats_s=BEATS_S,
+        )
         for example in codes
     ]
     return codes
@@ -39,7 +44,7 @@ def with_truth(codes_dir: Path) -> CodesDataset:
 def test_a_frame_sings_what_sounds_in_its_middle() -> None:
     """Phonemes a frame early or late are another phoneme for every tenth frame."""
     sounds = [Word("L", 0.5, 0.84), Word("AA", 0.84, 1.21)]
-    sung_T = phonemes_sung(sounds, {"AA": 1, "L": 2}, num_frames=20, duration_s=2.0)
+    sung_T = sounding(sounds, {"AA": 1, "L": 2}, num_frames=20, duration_s=2.0)
     assert sung_T.tolist() == [0] * 5 + [2] * 3 + [1] * 4 + [0] * 8
 
 
@@ -57,26 +62,27 @@ def test_only_what_is_known_is_taught(codes_dir: Path) -> None:
     """Songs of one's own have no phonemes: silence must not be taught in their place."""
     task = BackboneTask(run_with_lessons(), with_truth(codes_dir), TextTokenizer.bytes())
     assert task.lessons is not None
-    assert task.lessons.classes == {"AA": 1, "L": 2}
+    assert (task.lessons.phonemes, task.lessons.chords) == ({"AA": 1, "L": 2}, {"C": 1})
     for example in task.examples:
-        sung_T, left_T = task.lessons.targets(example).unbind(1)
-        bare = task.lessons.targets(replace(example, phonemes=(), beats_s=()))
-        assert set(bare[:, 1].tolist()) == {-1}
+        sung_T, chord_T, left_T = task.lessons.targets(example).unbind(1)
+        bare = task.lessons.targets(replace(example, phonemes=(), chords=(), beats_s=()))
+        assert set(bare[:, 1:].flatten().tolist()) == {-1}
         if example.instrumental:
             assert set(sung_T.tolist()) == {0}
-            assert set(left_T.tolist()) == {-1}
+            assert set(left_T.tolist()) | set(chord_T.tolist()) == {-1}
         else:
             assert set(sung_T.tolist()) == {1, 2}
+            assert set(chord_T.tolist()) == {1}
             assert set(bare[:, 0].tolist()) == {-1}
-    nothing = task.lessons(torch.randn(4, 32), torch.full((4, 2), -1))
-    assert [loss.item() for loss in nothing.values()] == [0.0, 0.0]
+    nothing = task.lessons(torch.randn(4, 32), torch.full((4, 3), -1))
+    assert [loss.item() for loss in nothing.values()] == [0.0, 0.0, 0.0]
 
 
 def test_the_position_before_a_frame_is_asked(codes_dir: Path) -> None:
     """Asked one position later, the layer reads the answer instead of looking it up."""
     task = BackboneTask(run_with_lessons(), with_truth(codes_dir), TextTokenizer.bytes())
     batch, first_id = task.batch(0, 0), task.run.model.layout.first_id(0)
-    row_N, query_N, *_ = batch["lessons_N4"].unbind(1)
+    row_N, query_N, *_ = batch["lessons_N5"].unbind(1)
     asked_for_N = batch["tokens_BS"][row_N, query_N + 1]
     assert ((asked_for_N >= first_id) & (asked_for_N < first_id + 1024)).all()
     assert len(row_N) == sum(task.examples[index].num_frames for index in task.plan.at(0))
@@ -86,7 +92,7 @@ def test_lessons_are_learned_by_the_layers_below(codes_dir: Path) -> None:
     """Maps that learn alone on a layer that does not change would tell the model nothing."""
     task = BackboneTask(run_with_lessons(), with_truth(codes_dir), TextTokenizer.bytes())
     terms = task.losses(task.batch(0, 0), 0)
-    sum((terms["phoneme"], terms["beat"])).backward()  # type: ignore[union-attr]
+    sum(terms[name] for name in ("phoneme", "chord", "beat")).backward()  # type: ignore[union-attr]
     told, above = (task.backbone.layers[i].mlp.up_proj.weight.grad for i in (0, 1))
     assert told is not None
     assert told.abs().sum() > 0
@@ -108,6 +114,6 @@ def test_the_exported_model_knows_no_lessons(codes_dir: Path, tmp_path: Path) ->
     folder = task.export(tmp_path)
     names = Backbone.from_pretrained(folder).state_dict().keys()
     assert names == Backbone(task.run.model).state_dict().keys()
-    assert phonemes_of(open_codes(codes_dir)) == []
+    assert names_in(song.phonemes for song in open_codes(codes_dir)) == []
     with pytest.raises(ConfigError, match=r"lessons_layer must lie in 0\.\.1"):
         replace(run_with_lessons(), task=replace(run_with_lessons().task, lessons_layer=2))

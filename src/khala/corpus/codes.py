@@ -40,6 +40,7 @@ class CodesExample:
     sections: tuple[Section, ...] = ()
     words: tuple[Word, ...] = ()
     phonemes: tuple[Word, ...] = ()
+    chords: tuple[Word, ...] = ()
     beats_s: tuple[float, ...] = ()
 
     @property
@@ -153,6 +154,7 @@ def _shard(folder: Path, name: str, corpus_dir: Path | None) -> list[CodesExampl
             sections=tuple(Section(*part) for part in line["sections"]),
             words=tuple(Word(*word) for word in line["words"]),
             phonemes=tuple(Word(*sound) for sound in line.get("phonemes", ())),
+            chords=tuple(Word(*chord) for chord in line.get("chords", ())),
             beats_s=tuple(line.get("beats_s", ())),
         )
         for line, start, end in zip(lines, offsets[:-1], offsets[1:], strict=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from khala.corpus.timing import sung_between
+from khala.corpus.timing import sounding_between, sung_between
 
 if TYPE_CHECKING:
     from khala.corpus.codes import CodesExample
@@ -77,6 +77,7 @@ def _cut(song: CodesExample, name: str, lyrics: str, start_s: float, end_s: floa
         sections=(),
         words=sung_between(song.words, start_s, end_s),
         phonemes=sung_between(song.phonemes, start_s, end_s),
+        chords=sounding_between(song.chords, start_s, end_s),
         beats_s=tuple(beat_s - start_s for beat_s in song.beats_s if start_s <= beat_s < end_s),
     )
 

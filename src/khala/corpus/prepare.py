@@ -226,6 +226,7 @@ def describe(song: CorpusSong | CodesExample, num_frames: int) -> dict[str, Any]
         "sections": [[part.start_s, part.end_s, part.lyrics] for part in song.sections],
         "words": [[word.text, word.start_s, word.end_s] for word in song.words],
         "phonemes": [[sound.text, sound.start_s, sound.end_s] for sound in song.phonemes],
+        "chords": [[chord.text, chord.start_s, chord.end_s] for chord in song.chords],
         "beats_s": list(song.beats_s),
     }
 

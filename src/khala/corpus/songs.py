@@ -75,6 +75,9 @@ class CorpusSong:
     phonemes: tuple[Word, ...] = ()
     """Every sung phoneme in time, likewise."""
 
+    chords: tuple[Word, ...] = ()
+    """Every chord in time, likewise."""
+
     beats_s: tuple[float, ...] = ()
     """When each beat falls, likewise."""
 
@@ -210,8 +213,9 @@ def _song(path: Path) -> CorpusSong:
             audio=audio,
             truth_path=path,
             sections=sections_with_lyrics(truth.get("sections", []), str(truth["lyrics"])),
-            words=_sung(truth, "word"),
-            phonemes=_sung(truth, "phoneme"),
+            words=_timed(truth, "words", "word"),
+            phonemes=_timed(truth, "phonemes", "phoneme"),
+            chords=_timed(truth, "chords", "name"),
             beats_s=tuple(float(beat_s) for beat_s in truth.get("beats", [])),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -221,11 +225,11 @@ def _song(path: Path) -> CorpusSong:
     return song
 
 
-def _sung(truth: dict[str, Any], kind: str) -> tuple[Word, ...]:
-    """Return the words or the phonemes of a ground truth."""
+def _timed(truth: dict[str, Any], kind: str, name: str) -> tuple[Word, ...]:
+    """Return the words, phonemes or chords of a ground truth."""
     return tuple(
-        Word(str(sound[kind]), float(sound["start_s"]), float(sound["end_s"]))
-        for sound in truth.get(f"{kind}s", [])
+        Word(str(one[name]), float(one["start_s"]), float(one["end_s"]))
+        for one in truth.get(kind, [])
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Section", "Word", "sections_with_lyrics", "sung_between"]
+__all__ = ["Section", "Word", "sections_with_lyrics", "sounding_between", "sung_between"]
 
 TAG = re.compile(r"\[(.+)\]")
 
@@ -24,7 +24,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A sung word, or a phoneme of one, in time."""
+    """A sung word, a phoneme of one, or a chord under it, in time."""
 
     text: str
     start_s: float
@@ -54,4 +54,13 @@ def sung_between(words: Sequence[Word], start_s: float, end_s: float) -> tuple[W
         Word(word.text, word.start_s - start_s, word.end_s - start_s)
         for word in words
         if start_s <= word.start_s < end_s
+    )
+
+
+def sounding_between(chords: Sequence[Word], start_s: float, end_s: float) -> tuple[Word, ...]:
+    """Return what sounds in a stretch of a song, begun before it or not, timed from its start."""
+    return tuple(
+        Word(chord.text, max(chord.start_s, start_s) - start_s, min(chord.end_s, end_s) - start_s)
+        for chord in chords
+        if chord.start_s < end_s and chord.end_s > start_s
     )

@@ -1,8 +1,8 @@
-"""Telling one layer what sounds in each frame: which phoneme, and how soon the next beat comes.
+"""Telling one layer what sounds in each frame: phoneme, chord, and how soon the next beat comes.
 
-The loss of the next token rewards both only a little, and finds them late: a phoneme is a small
-part of a frame's sound, and a tempo is asked for once and then heard in what has been sung. Where
-the corpus knows them, two linear maps must read them from one layer *before* the frame is written
+The loss of the next token rewards them only a little, and finds them late: a phoneme is a small
+part of a frame's sound, and a tempo or a key is asked for once and then heard in what was played.
+Where the corpus knows them, linear maps must read them from one layer *before* the frame is written
 (deep supervision, https://arxiv.org/abs/1409.5185), so that the model looks them up in its prompt;
 the layers above find them there. Only training knows of it: the maps are not exported.
 
@@ -22,28 +22,28 @@ from torch.nn import functional as F
 from khala.corpus import CodesExample, Word
 from khala.nn import Trunk
 
-__all__ = ["Lessons", "Taught", "WatchedLayer", "frames_to_beat", "phonemes_of", "phonemes_sung"]
+__all__ = ["Lessons", "Taught", "WatchedLayer", "frames_to_beat", "names_in", "sounding"]
 
 UNKNOWN = -1
 BEAT_BINS, BINS_PER_FRAME = 48, 2
 """Half frames of 23 ms: the next beat of 60 a minute is at most 43 of them away."""
 
 
-def phonemes_of(examples: Iterable[CodesExample]) -> list[str]:
-    """Return every phoneme that is sung in some songs, in order."""
-    return sorted({sound.text for example in examples for sound in example.phonemes})
+def names_in(sounds: Iterable[Sequence[Word]]) -> list[str]:
+    """Return every phoneme, or chord, of some songs once, in order."""
+    return sorted({sound.text for song in sounds for sound in song})
 
 
-def phonemes_sung(
+def sounding(
     sounds: Sequence[Word], classes: dict[str, int], *, num_frames: int, duration_s: float
 ) -> Tensor:
-    """Return the class of what is sung in the middle of each frame, [T]; 0 where nobody sings."""
-    sung_T = torch.zeros(num_frames, dtype=torch.int64)
+    """Return the class of what sounds in the middle of each frame, [T]; 0 where nothing does."""
+    found_T = torch.zeros(num_frames, dtype=torch.int64)
     rate_hz = num_frames / duration_s
     for sound in sounds:
         first = max(0, round(sound.start_s * rate_hz))
-        sung_T[first : max(first + 1, round(sound.end_s * rate_hz))] = classes[sound.text]
-    return sung_T
+        found_T[first : max(first + 1, round(sound.end_s * rate_hz))] = classes[sound.text]
+    return found_T
 
 
 def frames_to_beat(beats_s: Sequence[float], *, num_frames: int, duration_s: float) -> Tensor:
@@ -61,34 +61,45 @@ def frames_to_beat(beats_s: Sequence[float], *, num_frames: int, duration_s: flo
 
 
 class Lessons(nn.Module):
-    """What is read from a layer: a phoneme and a distance to the next beat."""
+    """What is read from a layer: a phoneme, a chord, and a distance to the next beat."""
 
-    def __init__(self, width: int, phonemes: Sequence[str]) -> None:
+    def __init__(self, width: int, *, phonemes: Sequence[str], chords: Sequence[str]) -> None:
         super().__init__()
-        self.classes = {name: index + 1 for index, name in enumerate(phonemes)}
+        self.phonemes = {name: index for index, name in enumerate(phonemes, start=1)}
+        self.chords = {name: index for index, name in enumerate(chords, start=1)}
         self.norm = nn.RMSNorm(width)
-        self.phoneme = nn.Linear(width, len(phonemes) + 1)
-        self.beat = nn.Linear(width, BEAT_BINS)
+        self.readers = nn.ModuleDict(
+            {
+                "phoneme": nn.Linear(width, len(phonemes) + 1),
+                "chord": nn.Linear(width, len(chords) + 1),
+                "beat": nn.Linear(width, BEAT_BINS),
+            }
+        )
 
     def targets(self, example: CodesExample) -> Tensor:
-        """Return the phoneme and the beat of each frame, [T, 2]; -1 is unknown."""
+        """Return phoneme, chord and beat of each frame, [T, 3]; -1 is unknown."""
         frames, duration_s = example.num_frames, example.duration_s
-        sung_T = torch.full((frames,), UNKNOWN)
-        if example.phonemes or example.instrumental:
-            sung_T = phonemes_sung(
-                example.phonemes, self.classes, num_frames=frames, duration_s=duration_s
-            )
-        beat_T = frames_to_beat(example.beats_s, num_frames=frames, duration_s=duration_s)
-        return torch.stack((sung_T, beat_T), dim=1)
+        columns = []
+        for sounds, classes, silent in (
+            (example.phonemes, self.phonemes, example.instrumental),
+            (example.chords, self.chords, False),
+        ):
+            if sounds or silent:
+                columns.append(sounding(sounds, classes, num_frames=frames, duration_s=duration_s))
+            else:
+                columns.append(torch.full((frames,), UNKNOWN))
+        columns.append(frames_to_beat(example.beats_s, num_frames=frames, duration_s=duration_s))
+        return torch.stack(columns, dim=1)
 
-    def forward(self, hidden_ND: Tensor, targets_N2: Tensor) -> dict[str, Tensor]:
-        """Return "phoneme" and "beat": mean nats over the frames where they are known."""
+    def forward(self, hidden_ND: Tensor, targets_N3: Tensor) -> dict[str, Tensor]:
+        """Return "phoneme", "chord" and "beat": mean nats over the frames where each is known."""
         hidden_ND = self.norm(hidden_ND)
-        pairs = (("phoneme", self.phoneme), ("beat", self.beat))
         losses = {}
-        for (name, layer), targets_N in zip(pairs, targets_N2.unbind(1), strict=True):
+        for (name, reader), targets_N in zip(
+            self.readers.items(), targets_N3.unbind(1), strict=True
+        ):
             total = F.cross_entropy(
-                layer(hidden_ND).float(), targets_N, ignore_index=UNKNOWN, reduction="sum"
+                reader(hidden_ND).float(), targets_N, ignore_index=UNKNOWN, reduction="sum"
             )
             losses[name] = total / (targets_N != UNKNOWN).sum().clamp_min(1)
         return losses

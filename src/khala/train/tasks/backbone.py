@@ -22,7 +22,7 @@ from khala.errors import ConfigError
 from khala.tokens import TextTokenizer, interleave
 from khala.train.alignment import WatchedHead, letters_sung, word_spans
 from khala.train.baselines import bigram_nats, unigram_nats
-from khala.train.lessons import Lessons, Taught, WatchedLayer, phonemes_of
+from khala.train.lessons import Lessons, Taught, WatchedLayer, names_in
 from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
 from khala.train.state import TrainConfig
 from khala.train.task import Batch, Task
@@ -57,7 +57,7 @@ class BackboneTaskConfig:
     """Layers whose first head is told; a later one can go on from where an earlier one was."""
 
     lessons: float = 0.0
-    """Weight of telling one layer which phoneme sounds and when the next beat comes (see
+    """Weight of telling one layer which phoneme and chord sound and when the next beat comes (see
     ``train.lessons``); 0: not told, as published."""
 
     lessons_layer: int = 4
@@ -139,7 +139,11 @@ class BackboneTask(Task):
         self.lessons: Lessons | None = None
         if run.task.lessons:
             torch.manual_seed(run.train.seed)
-            self.lessons = Lessons(run.model.trunk.width, phonemes_of(codes))
+            self.lessons = Lessons(
+                run.model.trunk.width,
+                phonemes=names_in(song.phonemes for song in codes),
+                chords=names_in(song.chords for song in codes),
+            )
             self.model = Taught(self.backbone, self.lessons)
         self.plan = BatchPlan(
             [length for length in lengths if length is not None],
@@ -170,7 +174,7 @@ class BackboneTask(Task):
         longest = max(len(stream) for stream in streams)
         tokens_BS = torch.full((len(streams), longest), end)
         targets = [torch.zeros(0, 4, dtype=torch.int64)]
-        lessons = [torch.zeros(0, 4, dtype=torch.int64)]
+        lessons = [torch.zeros(0, 5, dtype=torch.int64)]
         loss_mask_BS = torch.zeros(len(streams), longest, dtype=torch.bool)
         for row, (stream, (prompt, _)) in enumerate(zip(streams, songs, strict=True)):
             tokens_BS[row, : len(stream)] = stream
@@ -183,7 +187,7 @@ class BackboneTask(Task):
             "tokens_BS": tokens_BS,
             "loss_mask_BS": loss_mask_BS,
             "targets_N4": torch.cat(targets),
-            "lessons_N4": torch.cat(lessons),
+            "lessons_N5": torch.cat(lessons),
         }
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:  # noqa: ARG002
@@ -201,9 +205,9 @@ class BackboneTask(Task):
             terms[f"alignment_{layer}"] = head.loss(batch["targets_N4"])
             terms["loss"] = terms["loss"] + task.alignment * terms[f"alignment_{layer}"]
         if taught is not None and self.lessons is not None:
-            row_N, query_N, *_ = batch["lessons_N4"].unbind(1)
+            row_N, query_N, *_ = batch["lessons_N5"].unbind(1)
             assert taught.hidden_BSD is not None
-            read = self.lessons(taught.hidden_BSD[row_N, query_N], batch["lessons_N4"][:, 2:])
+            read = self.lessons(taught.hidden_BSD[row_N, query_N], batch["lessons_N5"][:, 2:])
             terms |= read
             terms["loss"] = terms["loss"] + task.lessons * sum(read.values())
         return terms
@@ -305,11 +309,11 @@ class BackboneTask(Task):
     def _taught(
         self, row: int, prompt: Sequence[int], example: CodesExample, lessons: Lessons
     ) -> Tensor:
-        """Return [T, 4]: row, position from which the frame is predicted, phoneme, beat."""
-        targets_T2 = lessons.targets(example)
-        query_T = len(prompt) - 1 + COARSE_LEVELS * torch.arange(len(targets_T2))
+        """Return [T, 5]: row, position from which the frame is predicted, what `Lessons` reads."""
+        targets_T3 = lessons.targets(example)
+        query_T = len(prompt) - 1 + COARSE_LEVELS * torch.arange(len(targets_T3))
         where_T2 = torch.stack((torch.full_like(query_T, row), query_T), dim=1)
-        return torch.cat((where_T2, targets_T2), dim=1)
+        return torch.cat((where_T2, targets_T3), dim=1)
 
     def _prompts(self, examples: Sequence[CodesExample]) -> Prompts:
         run = self.run
