@@ -55,6 +55,7 @@ def backbone_nano_short() -> BackboneRun:
             line_excerpts=True,
             max_duration_s=16.0,
             alignment=0.5,
+            lessons=0.3,
         ),
         train=TrainConfig(
             num_steps=4000,
@@ -73,7 +74,11 @@ def backbone_nano() -> BackboneRun:
     return BackboneRun(
         model=BackboneConfig(trunk=nano_trunk(), layout=nano_layout(), max_positions=8192),
         task=BackboneTaskConfig(
-            tokens_per_batch=6144, excerpt_max_s=16.0, line_excerpts=True, alignment=0.5
+            tokens_per_batch=6144,
+            excerpt_max_s=16.0,
+            line_excerpts=True,
+            alignment=0.5,
+            lessons=0.3,
         ),
         train=TrainConfig(
             num_steps=4000,

@@ -14,6 +14,11 @@ __all__ = ["Curves", "draw_curves"]
 NOT_LOSSES = {"step", "grad_norm", "lr", "per_s", "num_items", "seconds", "valid"}
 
 
+NUM_COLOURS = 10
+STYLES = ("-", "--", ":", "-.")
+"""After ten colours the next style begins."""
+
+
 class Curves(Hook):
     """Draws the log when the run ends."""
 
@@ -22,32 +27,42 @@ class Curves(Hook):
 
 
 def draw_curves(run: Path) -> Path | None:
-    """Draw every loss of a run's log; return the picture, or None without matplotlib."""
+    """Draw the losses of a run's log, training beside validation.
+
+    Returns:
+        the picture; None without matplotlib or without a log.
+    """
     if find_spec("matplotlib") is None or not (run / "log.jsonl").is_file():
         return None
     from matplotlib.figure import Figure
 
     lines: list[dict[str, Any]] = read_log(run)
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
     training = [line for line in lines if "valid" not in line]
     validation = [{"step": line["step"], **line["valid"]} for line in lines if "valid" in line]
-    for rows, style, mark in ((training, "-", ""), (validation, "--", "valid ")):
+    figure = Figure(figsize=(14, 5), layout="constrained")
+    panels = zip(
+        figure.subplots(1, 2),
+        ((training, "training batches", ""), (validation, "unseen songs", "o")),
+        strict=True,
+    )
+    for axes, (rows, title, marker) in panels:
         names = sorted({name for row in rows for name in row} - NOT_LOSSES)
-        for name in names:
+        shown = [name for name in names if not name.endswith("_se")]
+        for index, name in enumerate(shown):
             known = [row for row in rows if name in row]
             axes.plot(
                 [row["step"] for row in known],
                 [row[name] for row in known],
-                style,
-                label=f"{mark}{name}",
+                STYLES[index // NUM_COLOURS % len(STYLES)],
+                marker=marker,
+                label=name,
                 linewidth=1,
             )
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss")
-    axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend(fontsize=6, ncols=3)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
     temporary = run / ".curves.tmp.png"
     figure.savefig(temporary, dpi=110)
     temporary.replace(run / "curves.png")
