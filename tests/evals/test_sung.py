@@ -44,6 +44,7 @@ def test_the_ceiling_is_other_songs_words(monkeypatch: pytest.MonkeyPatch) -> No
     assert (found["per"], found["words"], found["unknown_words"]) == (0.0, 3, 1)
     assert (found["words_skipped"], found["phonemes_repeated"]) == (0, 0)
     assert found["per_shuffled"] > 0
+    assert found["skipped_shuffled"] == pytest.approx(1 / 6)
     alone = score_words(wave_CN, "sa si", ["sa si"], ear)
     assert alone["per_shuffled"] is None
     assert score_words(wave_CN, "", ["sa"], ear) == {

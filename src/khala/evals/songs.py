@@ -48,6 +48,7 @@ MEANS = (
     "recurrence",
     "per",
     "per_shuffled",
+    "skipped_shuffled",
 )
 
 

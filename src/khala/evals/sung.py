@@ -39,7 +39,8 @@ def score_words(
 
     Returns:
         "phonemes_heard"; with words also "per", "per_shuffled" (None without others),
-        "unknown_words", "phonemes_wanted", "words", "words_skipped", "phonemes_repeated".
+        "unknown_words", "phonemes_wanted", "words", "words_skipped", "phonemes_repeated", and
+        "skipped_shuffled", the share that would be left out of other songs' words.
     """
     heard = ear.recognise(wave_CN)
     found: dict[str, Any] = {"phonemes_heard": len(heard), "per": None, "per_shuffled": None}
@@ -49,19 +50,27 @@ def score_words(
     found["unknown_words"] = len(unknown)
     if not wanted:
         return found
-    words = [ear.words[word] for word in lyric_words(lyrics) if word in ear.words]
     found["phonemes_wanted"] = len(wanted)
     found["per"] = edit_distance(heard, wanted) / len(wanted)
+    words = _said(lyrics, ear)
     found["words"] = len(words)
     found["words_skipped"] = skipped_words(heard, words)
     found["phonemes_repeated"] = repeated_phonemes(heard, wanted)
-    pronounced = (pronounce(other, ear.words)[0] for other in others if other != lyrics)
-    apart = [(abs(len(one) - len(wanted)), place, one) for place, one in enumerate(pronounced)]
-    nearest = sorted(row for row in apart if row[2])[:NUM_SHUFFLES]
+    said = [_said(other, ear) for other in others if other != lyrics]
+    apart = [(abs(sum(map(len, one)) - len(wanted)), place) for place, one in enumerate(said)]
+    nearest = [said[place] for _, place in sorted(apart) if said[place]][:NUM_SHUFFLES]
     if nearest:
-        rates = [edit_distance(heard, one) / len(one) for _, _, one in nearest]
+        shuffled = [[sound for word in one for sound in word] for one in nearest]
+        rates = [edit_distance(heard, one) / len(one) for one in shuffled]
         found["per_shuffled"] = float(np.mean(rates))
+        skipped = [skipped_words(heard, one) / len(one) for one in nearest]
+        found["skipped_shuffled"] = float(np.mean(skipped))
     return found
+
+
+def _said(lyrics: str, ear: Recogniser) -> list[tuple[str, ...]]:
+    """Return the phonemes of every word of a lyric that the recogniser knows."""
+    return [ear.words[word] for word in lyric_words(lyrics) if word in ear.words]
 
 
 def skipped_words(heard: Sequence[str], words: Sequence[Sequence[str]]) -> int:
