@@ -11,10 +11,12 @@ import torch
 from khala.backbone import Backbone
 from khala.corpus import CodesDataset, Word, open_codes
 from khala.errors import ConfigError
-from khala.recipes import backbone_debug
+from khala.recipes import backbone_debug, superres_debug
+from khala.superres import SuperResolution
 from khala.tokens import TextTokenizer
 from khala.train.lessons import frames_to_beat, names_in, sounding
 from khala.train.tasks.backbone import BackboneRun, BackboneTask
+from khala.train.tasks.superres import SuperResTask
 
 BEATS_S = (0.1, 0.4, 0.7)
 
@@ -106,6 +108,32 @@ def test_lessons_are_learned_by_the_layers_below(codes_dir: Path) -> None:
         optimiser.zero_grad()
     assert float(losses["phoneme"].detach()) < 0.5 * float(terms["phoneme"].detach())
     assert float(losses["beat"].detach()) < 0.5 * float(terms["beat"].detach())
+
+
+def test_superres_is_told_of_the_frames_it_writes(codes_dir: Path, tmp_path: Path) -> None:
+    """Read from another song's frames, or from padding, a lesson teaches noise."""
+    run = superres_debug()
+    run = replace(run, task=replace(run.task, lessons=1.0, lessons_layer=0, task_0_ratio=0.0))
+    task = SuperResTask(run, with_truth(codes_dir), TextTokenizer.bytes())
+    optimiser = torch.optim.AdamW(task.model.parameters(), lr=1e-2)
+    first: dict[str, float] = {}
+    for step in range(30):
+        batch = task.batch(step, 0)
+        known_BT = batch["lessons_BT3"][:, :, 0] >= 0
+        assert known_BT.sum(1).tolist() == batch["num_frames_B"].tolist()
+        losses = task.losses(batch, step)
+        losses["loss"].backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        now = {name: losses[name].item() for name in ("phoneme", "beat")}
+        first = first or now
+    assert now["phoneme"] < 0.5 * first["phoneme"]
+    assert now["beat"] < 0.7 * first["beat"]
+    folder = task.export(tmp_path)
+    names = SuperResolution.from_pretrained(folder).state_dict().keys()
+    assert names == SuperResolution(run.model).state_dict().keys()
+    with pytest.raises(ConfigError, match="lessons_layer"):
+        replace(run, task=replace(run.task, lessons_layer=9))
 
 
 def test_the_exported_model_knows_no_lessons(codes_dir: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from khala.corpus import CodesExample, Word
 from khala.nn import Trunk
 
-__all__ = ["Lessons", "Taught", "WatchedLayer", "frames_to_beat", "names_in", "sounding"]
+__all__ = ["Lessons", "WatchedLayer", "frames_to_beat", "names_in", "sounding"]
 
 UNKNOWN = -1
 BEAT_BINS, BINS_PER_FRAME = 48, 2
@@ -76,6 +76,16 @@ class Lessons(nn.Module):
             }
         )
 
+    @classmethod
+    def of(cls, songs: Iterable[CodesExample], *, width: int) -> Self:
+        """Return lessons for all the phonemes and chords of some songs."""
+        songs = list(songs)
+        return cls(
+            width,
+            phonemes=names_in(song.phonemes for song in songs),
+            chords=names_in(song.chords for song in songs),
+        )
+
     def targets(self, example: CodesExample) -> Tensor:
         """Return phoneme, chord and beat of each frame, [T, 3]; -1 is unknown."""
         frames, duration_s = example.num_frames, example.duration_s
@@ -103,14 +113,6 @@ class Lessons(nn.Module):
             )
             losses[name] = total / (targets_N != UNKNOWN).sum().clamp_min(1)
         return losses
-
-
-class Taught(nn.Module):
-    """A model beside its lessons: what is optimised; only the model is exported."""
-
-    def __init__(self, backbone: Trunk, lessons: Lessons) -> None:
-        super().__init__()
-        self.backbone, self.lessons = backbone, lessons
 
 
 class WatchedLayer:

@@ -16,6 +16,9 @@ __all__ = ["Batch", "Task"]
 
 Batch = dict[str, Any]
 
+TABLES = ("embed", "lm_head", "codes.", "codebook", "lessons.")
+"""Parts of names of parameters that are tables."""
+
 
 class Task(Protocol):
     """A model, its data and its losses. Subclass it to get the defaults below."""
@@ -52,12 +55,12 @@ class Task(Protocol):
     def role(self, name: str, parameter: nn.Parameter) -> str:
         """Say how a parameter is optimised.
 
-        "matrix" decays, and may be given to Muon; "table" (embeddings, heads) and "gain" (norms,
-        biases) do not decay.
+        "matrix" decays, and may be given to Muon; "table" (embeddings, heads, what lessons read
+        with) and "gain" (norms, biases) do not decay.
         """
         if parameter.ndim < 2 or name.endswith("bias"):
             return "gain"
-        is_table = any(word in name for word in ("embed", "lm_head", "codes.", "codebook"))
+        is_table = any(word in name for word in TABLES)
         return "table" if is_table else "matrix"
 
     def after_update(self, step: int) -> None:  # noqa: ARG002

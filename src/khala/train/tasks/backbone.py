@@ -22,7 +22,7 @@ from khala.errors import ConfigError
 from khala.tokens import TextTokenizer, interleave
 from khala.train.alignment import WatchedHead, letters_sung, word_spans
 from khala.train.baselines import bigram_nats, unigram_nats
-from khala.train.lessons import Lessons, Taught, WatchedLayer, names_in
+from khala.train.lessons import Lessons, WatchedLayer
 from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
 from khala.train.state import TrainConfig
 from khala.train.task import Batch, Task
@@ -139,12 +139,8 @@ class BackboneTask(Task):
         self.lessons: Lessons | None = None
         if run.task.lessons:
             torch.manual_seed(run.train.seed)
-            self.lessons = Lessons(
-                run.model.trunk.width,
-                phonemes=names_in(song.phonemes for song in codes),
-                chords=names_in(song.chords for song in codes),
-            )
-            self.model = Taught(self.backbone, self.lessons)
+            self.lessons = Lessons.of(codes, width=run.model.trunk.width)
+            self.model = nn.ModuleDict({"backbone": self.backbone, "lessons": self.lessons})
         self.plan = BatchPlan(
             [length for length in lengths if length is not None],
             max_tokens=run.task.tokens_per_batch,
@@ -211,11 +207,6 @@ class BackboneTask(Task):
             terms |= read
             terms["loss"] = terms["loss"] + task.lessons * sum(read.values())
         return terms
-
-    def role(self, name: str, parameter: nn.Parameter) -> str:
-        """Say how a parameter is optimised: what the lessons read with is a head, a table."""
-        role = super().role(name, parameter)
-        return "table" if role == "matrix" and name.startswith("lessons.") else role
 
     def num_items(self, batch: Batch) -> int:
         return int(batch["tokens_BS"].numel())

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from khala.backbone import Backbone
 from khala.codec import Codec
@@ -27,6 +28,7 @@ from khala.superres import (
 )
 from khala.tokens import TextTokenizer
 from khala.train.baselines import unigram, unigram_nats
+from khala.train.lessons import UNKNOWN, Lessons, WatchedLayer
 from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
 from khala.train.state import TrainConfig
 from khala.train.task import Batch, Task
@@ -63,6 +65,13 @@ class SuperResTaskConfig:
     crop_frames: int | None = None
     """Train on windows of this many frames under the whole prompt; None: whole songs."""
 
+    lessons: float = 0.0
+    """Weight of telling one layer which phoneme and chord sound in each frame, in Task 1 (see
+    ``train.lessons``); 0: not told, as published."""
+
+    lessons_layer: int = 4
+    """The layer that is told."""
+
     valid_levels: tuple[int, ...] = (2, 3, 4, 8, 16, 32, 63)
     """Levels that are measured."""
 
@@ -91,6 +100,13 @@ class SuperResRun:
     train: TrainConfig
     """The loop."""
 
+    def __post_init__(self) -> None:
+        layers = self.model.trunk.num_layers
+        if self.task.lessons and not 0 <= self.task.lessons_layer < layers:
+            raise ConfigError(
+                f"lessons_layer must lie in 0..{layers - 1}, not {self.task.lessons_layer}"
+            )
+
 
 def _started(run: SuperResRun, start: Backbone | SuperResolution | None) -> SuperResolution:
     """Return the model as it is before the first step."""
@@ -110,7 +126,6 @@ class SuperResTask(Task):
 
     kind = "superres"
     unit = "positions"
-    model: SuperResolution
 
     def __init__(
         self,
@@ -126,11 +141,17 @@ class SuperResTask(Task):
         if codes.num_levels < num_levels:
             raise ConfigError(f"the codes have {codes.num_levels} levels, the model {num_levels}")
         self.run, self.tokenizer = run, tokenizer
-        self.model = _started(run, start)
+        self.superres = _started(run, start)
+        self.model: nn.Module = self.superres
+        self.lessons: Lessons | None = None
+        if run.task.lessons:
+            torch.manual_seed(run.train.seed)
+            self.lessons = Lessons.of(codes, width=run.model.trunk.width)
+            self.model = nn.ModuleDict({"superres": self.superres, "lessons": self.lessons})
         if codec is not None:
             every_V = torch.arange(codec.config.quantizer.codebook_size)
             vectors = [codec.quantizer.vectors(every_V, level) for level in range(num_levels)]
-            self.model.start_from_latents(torch.stack(vectors), seed=run.train.seed)
+            self.superres.start_from_latents(torch.stack(vectors), seed=run.train.seed)
         train = with_excerpts(codes.split("train"), run.task.excerpt_max_s)
         prompts = self._prompts(train)
         lengths = [self._length(prompts, index) for index in range(len(train))]
@@ -139,11 +160,11 @@ class SuperResTask(Task):
             say(f"{len(train) - len(chosen)} of {len(train)} songs are too long and left out")
         self.examples = [train[i] for i in chosen]
         self.prompts = self._prompts(self.examples)
-        if self.model.levels is not None and not isinstance(start, SuperResolution):
+        if self.superres.levels is not None and not isinstance(start, SuperResolution):
             seen = [example.codes_QT for example in self.examples]
             size = run.model.layout.codebook_size
             counted = [unigram(seen, level, size) for level in range(COARSE_LEVELS, num_levels)]
-            self.model.levels.start_from_chances(torch.from_numpy(np.stack(counted)))
+            self.superres.levels.start_from_chances(torch.from_numpy(np.stack(counted)))
         self.plan = BatchPlan(
             [length for length in lengths if length is not None],
             max_tokens=run.task.positions_per_batch,
@@ -159,12 +180,14 @@ class SuperResTask(Task):
     def batch(self, step: int, part: int) -> Batch:
         indexes = self.plan.at(step * self.run.train.num_parts + part)
         seed = self.run.train.seed
-        songs = []
+        songs, targets = [], []
         for index in indexes:
             example = self.examples[index]
             start, end = self._window(example, draw(seed, CROP_STREAM, step, part, index))
             prompt = self.prompts.drawn(index, step, part)
             songs.append((prompt, example.codes_QT[:, start:end]))
+            if self.lessons is not None:
+                targets.append(self.lessons.targets(example)[start:end])
         is_task_0 = uniform(seed, TASK_STREAM, step, part) < self.run.task.task_0_ratio
         levels = [
             self._level(uniform(seed, LEVEL_STREAM, step, part, place))
@@ -172,7 +195,10 @@ class SuperResTask(Task):
         ]
         if not self.run.task.mixed_levels:
             levels *= len(indexes)
-        return self.collate(songs, [0] * len(indexes) if is_task_0 else levels)
+        batch = self.collate(songs, [0] * len(indexes) if is_task_0 else levels)
+        if targets:
+            batch["lessons_BT3"] = pad_sequence(targets, batch_first=True, padding_value=UNKNOWN)
+        return batch
 
     def collate(
         self, songs: Sequence[tuple[list[int], np.ndarray]], levels: Sequence[int]
@@ -206,10 +232,22 @@ class SuperResTask(Task):
             is_full=batch["is_full"],
         )
         if not any(batch["levels"]):
-            losses = task_0_losses(self.model, prompt_BP, codes_BQT, packing=packing)
+            losses = task_0_losses(self.superres, prompt_BP, codes_BQT, packing=packing)
             return {"loss": losses["loss"], "task_0": losses["loss"].detach()}
-        losses = task_1_losses(self.model, prompt_BP, codes_BQT, batch["levels"], packing=packing)
-        return {**losses, "task_1": losses["loss"].detach()}
+        if self.lessons is None or "lessons_BT3" not in batch:
+            losses = task_1_losses(
+                self.superres, prompt_BP, codes_BQT, batch["levels"], packing=packing
+            )
+            return {**losses, "task_1": losses["loss"].detach()}
+        with WatchedLayer(self.superres, self.run.task.lessons_layer) as taught:
+            losses = task_1_losses(
+                self.superres, prompt_BP, codes_BQT, batch["levels"], packing=packing
+            )
+        assert taught.hidden_BSD is not None
+        frames_BTD = packing.frames_of(taught.hidden_BSD)
+        read = self.lessons(frames_BTD.flatten(0, 1), batch["lessons_BT3"].flatten(0, 1))
+        total = losses["loss"] + self.run.task.lessons * sum(read.values())
+        return {**losses, **read, "task_1": losses["loss"].detach(), "loss": total}
 
     def num_items(self, batch: Batch) -> int:
         return int(batch["prompt_BP"].numel() + batch["codes_BQT"][:, 0].numel())
@@ -253,18 +291,18 @@ class SuperResTask(Task):
 
     def compile(self) -> None:
         """Compile each layer: the lengths of batches differ, and only layers are worth it."""
-        for layer in self.model.layers:
+        for layer in self.superres.layers:
             layer.compile(dynamic=True)
 
     def export(self, folder: Path) -> Path:
-        self.model.save(folder / "superres")
+        self.superres.save(folder / "superres")
         self.tokenizer.save(folder / "tokenizer.json")
         return folder
 
     def _song_loss(self, prompt: list[int], example: CodesExample, level: int, step: int) -> float:
         """Return the loss of one level of one whole song."""
         batch = self.collate([(prompt, example.codes_QT)], [level])
-        device = next(self.model.parameters()).device
+        device = next(self.superres.parameters()).device
         placed = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
         return float(self.losses(placed, step)["loss"])
 
