@@ -149,8 +149,10 @@ def _read(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_RESULT_BYTES:
             raise ConfigError(f"{path} is larger than {MAX_RESULT_BYTES >> 20} MB: not a result")
         result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"cannot read {path} as JSON: {error}") from error
     if not isinstance(result, dict) or "eval" not in result:
         raise ConfigError(f"{path} is not a result of khala eval")
     return result

@@ -119,6 +119,8 @@ def run_songs_eval(
     arguments.pop("on_message")
     if (folder is None) == (model is None) or (model is None) != (corpus is None):
         raise ConfigError("give a folder of songs, or --model and --corpus to generate them")
+    if songs is not None and songs < 1:
+        raise ConfigError(f"--songs is {songs}: at least 1")
     if lrc is not None and recogniser is None:
         raise ConfigError("--lrc needs --recogniser: it hears when words are sung")
     ear = None if recogniser is None else Recogniser.from_pretrained(recogniser)
