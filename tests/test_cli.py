@@ -209,6 +209,7 @@ BAD: list[tuple[list[str], dict[str, str], str]] = [
     (["--instrumental"], {"n": "1000000000"}, "--n"),
     (["--instrumental"], {"temperature": "nan"}, "temperature"),
     (["--instrumental"], {"top_k": "0"}, "top_k"),
+    (["--instrumental"], {"guidance_scale": "11"}, "1 to 10"),
     (["--instrumental"], {"durration": "3"}, "did you mean '--duration'?"),
     (["--instrumental", "extra"], {}, "'extra'"),
 ]

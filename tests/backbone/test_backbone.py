@@ -159,6 +159,37 @@ def test_what_cannot_be_generated_is_refused(backbone: Backbone) -> None:
         backbone(torch.tensor([[72]]))
 
 
+def guided_by_hand(model: Backbone, bare: list[int], scale: float) -> Tensor:
+    """What guidance means, written with whole streams, greedily, among the 8 likeliest."""
+    written: list[int] = []
+    for step in range(16):
+        lo, hi = LAYOUT.window(step % 2)
+        asked, alone = (
+            model(torch.tensor([prompt + written]))[0, -1, lo:hi] for prompt in (PROMPT, bare)
+        )
+        scores = alone + scale * (asked - alone)
+        kept = asked.topk(8).indices
+        written.append(lo + int(kept[scores[kept].argmax()]))
+    return torch.tensor(written)
+
+
+@torch.inference_mode()
+def test_guidance_moves_away_from_the_bare_prompt(backbone: Backbone) -> None:
+    """A wrong sign, or rows of unequal length mixed up, would sing anything but what was asked."""
+    bare = [20, 24, 25, 26]
+    for scale in (2.0, 5.0):
+        codes_2T, _ = generate(backbone, temperature=1e-4, guidance_scale=scale, bare_S=bare)
+        written = interleave(codes_2T[None], LAYOUT)[0]
+        assert torch.equal(written, guided_by_hand(backbone, bare, scale)), scale
+    plain, guided = generate(backbone)[0], generate(backbone, guidance_scale=5.0, bare_S=bare)[0]
+    assert not torch.equal(plain, guided)
+    assert torch.equal(plain, generate(backbone, bare_S=bare)[0]), "1 is no guidance"
+    same = generate(backbone, guidance_scale=3.0, bare_S=PROMPT)[0]
+    assert torch.equal(plain, same), "nothing to move away from"
+    with pytest.raises(RequestError, match="bare"):
+        generate(backbone, guidance_scale=2.0)
+
+
 def example() -> tuple[Tensor, Tensor]:
     """Two songs of different length with their loss masks; the second ends with the end token."""
     generator = torch.Generator().manual_seed(5)

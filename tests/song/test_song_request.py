@@ -51,6 +51,8 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"seed": 10**5000}, ["seed", "bits"]),
     ({"temperature": 0.0}, ["temperature", "0.1 to 2"]),
     ({"top_k": 0}, ["top_k", "1 to 1024"]),
+    ({"guidance_scale": 0.5}, ["guidance_scale", "0.5", "1 to 10"]),
+    ({"guidance_scale": float("nan")}, ["guidance_scale", "nan", "1 to 10"]),
     ({"superres_top_k": 1025}, ["superres_top_k", "1 to 1024"]),
     ({"instrumental": 1}, ["instrumental", "true or false"]),
     ({"language": "English please"}, ["language", "'en'"]),

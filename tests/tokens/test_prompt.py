@@ -170,3 +170,18 @@ def test_published_clamp(case: dict[str, Any]) -> None:
     assert clamp_published(range(case["n"]), case["max_len"]) == case["out"]
     with pytest.raises(RequestError, match="at least 2"):
         clamp_published(range(3), 1)
+
+
+def test_a_bare_prompt_says_only_what_kind_and_how_long() -> None:
+    """What guidance compares with must differ by nothing but description and words."""
+    song = SongRequest(prompt="pop, piano", lyrics="[Verse]\nla la", duration_s=30)
+    bare = build_prompt(song, NANO, BYTES, max_tokens=64, bare=True)
+    whole = build_prompt(song, NANO, BYTES, max_tokens=64)
+    assert set(bare) < set(whole)
+    other = SongRequest(prompt="rock", lyrics="oh no", duration_s=30)
+    assert build_prompt(other, NANO, BYTES, max_tokens=64, bare=True) == bare
+    longer = SongRequest(prompt="rock", lyrics="oh no", duration_s=60)
+    assert build_prompt(longer, NANO, BYTES, max_tokens=64, bare=True) != bare
+    silent = SongRequest(prompt="rock", instrumental=True, duration_s=30)
+    wanted = build_prompt(SongRequest(instrumental=True, duration_s=30), NANO, BYTES, max_tokens=64)
+    assert build_prompt(silent, NANO, BYTES, max_tokens=64, bare=True) == wanted

@@ -33,6 +33,10 @@ class BackboneConfig:
     """Rank of the tables of the audio levels. Only None, full tables: two levels are few rows,
     and super-resolution starts from copies of them."""
 
+    guidance_scale: float = 1.0
+    """How strongly songs follow prompt and words where a request does not say it; 1: the model by
+    itself. More needs one trained on bare prompts too (``PromptConfig.bare_ratio``)."""
+
     def __post_init__(self) -> None:
         if self.max_positions < 4:
             raise ConfigError(
@@ -44,6 +48,10 @@ class BackboneConfig:
             raise ConfigError(
                 f"BackboneConfig.num_rows ({self.num_rows}) is below the vocabulary of "
                 f"{self.vocab_size}"
+            )
+        if not 1.0 <= self.guidance_scale <= 10.0:
+            raise ConfigError(
+                f"BackboneConfig.guidance_scale must lie in 1..10, not {self.guidance_scale}"
             )
         if self.factor_rank is not None:
             raise ConfigError("BackboneConfig.factor_rank must be None: its tables are full")

@@ -1,6 +1,7 @@
 """Writing a song's coarse levels, token by token.
 
-Shape letters: S stream positions, T frames, D width, V candidates.
+Shape letters: B streams (the prompt's and, if guided, the bare one's), S stream positions,
+T frames, D width, V candidates.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch.nn import functional as F
 from khala.backbone.config import COARSE_LEVELS
 from khala.backbone.model import Backbone, check_ids
 from khala.errors import RequestError, TokenError
-from khala.nn.sampling import sample_top_k
+from khala.nn.cache import KVCache
+from khala.nn.sampling import sample_top_k, top_candidates
 
 Ended = Literal["end_token", "limit", "cancelled"]
 
@@ -30,6 +32,8 @@ def generate_coarse(
     temperature: float,
     top_k: int,
     seed: int,
+    guidance_scale: float = 1.0,
+    bare_S: Tensor | Sequence[int] | None = None,
     on_frame: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> tuple[Tensor, Ended]:
@@ -45,6 +49,10 @@ def generate_coarse(
         num_frames_max: where the song is cut if the model has not ended it.
         temperature: divides the logits; 0 takes the best candidate.
         top_k: candidates kept at each step.
+        guidance_scale: how far scores move from those after ``bare_S`` to those after the prompt,
+            and beyond (classifier-free guidance, https://arxiv.org/abs/2207.12598): 1 is the
+            model's own distribution, and the only one for which ``bare_S`` is not read.
+        bare_S: the prompt without description and words.
         on_frame: called with the number of finished frames after each of them.
         should_stop: asked before each frame; True ends with what is there.
 
@@ -52,27 +60,35 @@ def generate_coarse(
         codes_2T, int64 on the model's device, and why it ended.
 
     Raises:
-        RequestError: the bounds make no sense, or prompt and frames do not fit the model.
+        RequestError: the bounds make no sense, prompt and frames do not fit the model, or
+            guidance has nothing to compare with.
         TokenError: the prompt is empty or holds ids that are not text.
     """
     layout = backbone.config.layout
     device = backbone.lm_head.weight.device
-    tokens_1S = torch.as_tensor(prompt_S, dtype=torch.int64, device=device).reshape(1, -1)
-    _check_request(backbone, tokens_1S, num_frames_min, num_frames_max)
+    prompts = [prompt_S]
+    if guidance_scale != 1.0:
+        if bare_S is None:
+            raise RequestError("guidance needs the bare prompt to compare with")
+        prompts.append(bare_S)
+    streams = [
+        torch.as_tensor(ids, dtype=torch.int64, device=device).reshape(1, -1) for ids in prompts
+    ]
+    for tokens_1S in streams:
+        _check_request(backbone, tokens_1S, num_frames_min, num_frames_max)
     heads = _level_heads(backbone)
-    cache = backbone.new_cache(1, tokens_1S.shape[1] + COARSE_LEVELS * num_frames_max)
     codes = torch.empty(COARSE_LEVELS, num_frames_max, dtype=torch.int64, device=device)
-    hidden_D = backbone.hidden(tokens_1S, cache=cache)[0, -1]
+    cache, hidden_BD = _read_prompts(backbone, streams, num_new=COARSE_LEVELS * num_frames_max)
     for frame in range(num_frames_max):
         if should_stop is not None and should_stop():
             return codes[:, :frame].clone(), "cancelled"
         frames_T = torch.tensor([frame], device=device)
         for level in range(COARSE_LEVELS):
-            logits_1V = F.linear(hidden_D, heads[level]).float()[None]
+            logits_BV = F.linear(hidden_BD, heads[level]).float()
             if level == 0 and frame < num_frames_min:
-                logits_1V = logits_1V[:, : layout.codebook_size]
+                logits_BV = logits_BV[:, : layout.codebook_size]
             choice_1 = sample_top_k(
-                logits_1V,
+                _guided(logits_BV, guidance_scale, top_k),
                 top_k=top_k,
                 temperature=temperature,
                 seed=seed,
@@ -84,11 +100,42 @@ def generate_coarse(
                 return codes[:, :frame].clone(), "end_token"
             codes[level, frame] = choice_1[0]
             if level + 1 < COARSE_LEVELS or frame + 1 < num_frames_max:
-                token_11 = (choice_1 + layout.first_id(level))[None]
-                hidden_D = backbone.hidden(token_11, cache=cache)[0, -1]
+                token_B1 = (choice_1 + layout.first_id(level)).expand(len(streams))[:, None]
+                hidden_BD = backbone.hidden(token_B1, cache=cache)[:, -1]
         if on_frame is not None:
             on_frame(frame + 1)
     return codes, "limit"
+
+
+def _read_prompts(
+    backbone: Backbone, streams: Sequence[Tensor], *, num_new: int
+) -> tuple[KVCache, Tensor]:
+    """Return a cache with each stream in its row and room for more, and hidden_BD after each."""
+    longest = max(tokens_1S.shape[1] for tokens_1S in streams)
+    cache = backbone.new_cache(len(streams), longest + num_new)
+    last = []
+    for index, tokens_1S in enumerate(streams):
+        row = cache.row(index)
+        last.append(backbone.hidden(tokens_1S, cache=row)[:, -1])
+        cache.lengths[index] = tokens_1S.shape[1]
+    return cache, torch.cat(last)
+
+
+def _guided(logits_BV: Tensor, scale: float, top_k: int) -> Tensor:
+    """Return the scores to sample from, [1, V]: the prompt's, moved away from the bare one's.
+
+    Only what the prompt alone would keep can be chosen, so that guidance prefers but never invents
+    (as contrastive decoding does, https://arxiv.org/abs/2210.15097).
+    """
+    if len(logits_BV) == 1:
+        return logits_BV
+    logits_BV = logits_BV.log_softmax(dim=1)
+    asked_1V, bare_1V = logits_BV[:1], logits_BV[1:]
+    guided_1V = bare_1V + scale * (asked_1V - bare_1V)
+    is_kept_1V = torch.zeros_like(guided_1V, dtype=torch.bool)
+    kept_1K = top_candidates(asked_1V, min(top_k, asked_1V.shape[1]))
+    lowest = torch.finfo(guided_1V.dtype).min
+    return guided_1V.masked_fill(~is_kept_1V.scatter(1, kept_1K, value=True), lowest)
 
 
 def _level_heads(backbone: Backbone) -> list[Tensor]:

@@ -64,6 +64,12 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--temperature", type=float, default=1.0, metavar="T", help="default: 1.0")
     how.add_argument("--top-k", type=int, default=80, metavar="K", help="default: 80")
+    how.add_argument(
+        "--guidance-scale",
+        type=float,
+        metavar="W",
+        help="how strictly to follow prompt and words, 1 to 10 (default: the model's own)",
+    )
     how.add_argument("--model", default="nano", metavar="NAME", help="'nano' or a model folder")
     how.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda")
     files = parser.add_argument_group("files")
@@ -122,6 +128,7 @@ def build_requests(args: argparse.Namespace) -> list[SongRequest]:
             levels=args.levels,
             temperature=args.temperature,
             top_k=args.top_k,
+            guidance_scale=args.guidance_scale,
         )
         for index in range(args.n)
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from khala.backbone.generate import generate_coarse
+from khala.infer.limits import FrameBounds
 from khala.infer.pipeline import Khala
 from khala.song import SongRequest
 from khala.superres.complete import Sketch, complete_songs
@@ -65,16 +65,8 @@ def _seconds_per_unit(work: Callable[[Callable[[], bool]], int], budget_s: float
 
 
 def _frames(model: Khala, prompt: list[int], num_frames: int, stop: Callable[[], bool]) -> int:
-    codes_2T, _ = generate_coarse(
-        model.backbone,
-        prompt,
-        num_frames_min=num_frames,
-        num_frames_max=num_frames,
-        temperature=1.0,
-        top_k=80,
-        seed=0,
-        should_stop=stop,
-    )
+    bounds = FrameBounds(least=num_frames, most=num_frames)
+    codes_2T, _ = model.coarse(REQUEST, prompt, bounds, should_stop=stop)
     return int(codes_2T.shape[1])
 
 

@@ -185,6 +185,9 @@ class Khala:
     ) -> tuple[npt.NDArray[np.int16], str]:
         """Levels 0 and 1 of a request, and why they end."""
         clock = StageClock(stage="backbone", total=bounds.most, on_event=on_event)
+        scale = request.guidance_scale
+        if scale is None:
+            scale = self.backbone.config.guidance_scale
         codes_2T, ended = generate_coarse(
             self.backbone,
             prompt,
@@ -193,6 +196,8 @@ class Khala:
             temperature=request.temperature,
             top_k=request.top_k,
             seed=request.seed,
+            guidance_scale=scale,
+            bare_S=self.prompt(request, bare=True),
             on_frame=clock.report,
             should_stop=should_stop,
         )
@@ -200,10 +205,10 @@ class Khala:
             clock.finish()
         return codes_2T.cpu().numpy().astype(np.int16), ended
 
-    def prompt(self, request: SongRequest) -> list[int]:
-        """The token ids that tell both models what is wanted."""
-        layout = self.backbone.config.layout
-        return build_prompt(request, layout, self.tokenizer, max_tokens=min(self._positions))
+    def prompt(self, request: SongRequest, *, bare: bool = False) -> list[int]:
+        """The token ids that tell both models what is wanted, or a bare prompt of its length."""
+        layout, most = self.backbone.config.layout, min(self._positions)
+        return build_prompt(request, layout, self.tokenizer, max_tokens=most, bare=bare)
 
     def bounds(self, request: SongRequest, prompt: list[int]) -> FrameBounds:
         """Between how many frames the song may end; RequestError if the models cannot."""

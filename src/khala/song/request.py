@@ -17,6 +17,7 @@ MIN_DURATION_S, MAX_DURATION_S = 1.0, 600.0
 MIN_LEVELS, MAX_LEVELS = 2, 64
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 2.0
 MAX_TOP_K = 1_024
+MIN_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE = 1.0, 10.0
 MAX_COMBINING_MARKS = 8
 """Marks on one letter; real writing needs fewer, more is an attack on whoever shows the text."""
 
@@ -108,6 +109,10 @@ class SongRequest:
     top_k: int = 80
     """Candidates kept by the backbone; 1 is greedy."""
 
+    guidance_scale: float | None = None
+    """How strongly the backbone follows prompt and words: 1 is the model by itself, more goes
+    further the way they point; None what the model was measured with."""
+
     superres_top_k: int | None = None
     """Candidates kept by super-resolution; 1 is greedy, None what the model was measured with."""
 
@@ -141,6 +146,10 @@ class SongRequest:
         check_integer("seed", self.seed, 0, 2**63 - 1)
         check_integer("levels", self.levels, MIN_LEVELS, MAX_LEVELS)
         check_integer("top_k", self.top_k, 1, MAX_TOP_K)
+        if self.guidance_scale is not None:
+            low, high = MIN_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE
+            scale = _number("guidance_scale", self.guidance_scale, low, high)
+            object.__setattr__(self, "guidance_scale", scale)
         if self.superres_top_k is not None:
             check_integer("superres_top_k", self.superres_top_k, 1, MAX_TOP_K)
 

@@ -37,6 +37,7 @@ def build_prompt(
     *,
     max_tokens: int,
     use_language: bool = False,
+    bare: bool = False,
 ) -> list[int]:
     """Return the ids of a whole prompt; the same for backbone and super-resolution.
 
@@ -47,6 +48,8 @@ def build_prompt(
         max_tokens: most ids that a prompt may have.
         use_language: write the language of songs into its slot. The published application leaves
             it empty, and so do models trained here unless they say otherwise.
+        bare: leave out description and words, and ask for any song, or instrumental, of this
+            length: what guidance compares a prompt with.
 
     Raises:
         RequestError: longer than ``max_tokens`` or than the longest duration; nothing is cut.
@@ -55,12 +58,13 @@ def build_prompt(
     control = layout.control
     duration_id = control.duration_id(request.duration_s)
     language = _language_name(request.language) if use_language else ""
-    description_ids = _text_ids(normalise_description(request.prompt), layout, tokenizer)
+    description = "" if bare else normalise_description(request.prompt)
+    description_ids = _text_ids(description, layout, tokenizer)
     language_ids = _text_ids(INSTRUMENTAL if request.instrumental else language, layout, tokenizer)
     lyrics_ids: list[int] = []
     if not request.instrumental:
         lyrics_ids.append(control.begin_lyrics)
-        for line in normalise_lyrics(request.lyrics).split("\n"):
+        for line in () if bare else normalise_lyrics(request.lyrics).split("\n"):
             lyrics_ids += [control.end_line, *_text_ids(line, layout, tokenizer)]
         lyrics_ids.append(control.separator)
     ids = [

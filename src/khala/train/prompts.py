@@ -1,7 +1,8 @@
 """Prompts of prepared songs, as a user would have written them.
 
-A song is asked for by its tags, by its description, or by neither; which one is drawn by address,
-so that all three work later. The prompt itself is built by ``khala.tokens``, like a user's.
+A song is asked for by its tags, by its description, by its words alone, or by its length alone;
+which one is drawn by address, so that all four work later. The prompt itself is built by
+``khala.tokens``, like a user's.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from khala.tokens import TextTokenizer, TokenLayout, build_prompt
 __all__ = ["PromptConfig", "Prompts", "partner_lyrics"]
 
 STREAM, SUBSET_STREAM = 0x70726F6D, 0x73756273
-TAGS, DESCRIPTION, EMPTY = "tags", "description", "empty"
+TAGS, DESCRIPTION, EMPTY, BARE = "tags", "description", "empty", "bare"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +32,10 @@ class PromptConfig:
     empty_ratio: float = 0.1
     """Part of the prompts that give neither."""
 
+    bare_ratio: float = 0.0
+    """Part of the prompts that give neither, nor the words, so that the model can be guided
+    (https://arxiv.org/abs/2207.12598)."""
+
     subset_ratio: float = 0.5
     """Part of the prompts by tags that give only some of them, in any order, as users do."""
 
@@ -38,10 +43,9 @@ class PromptConfig:
     """Longest prompt; songs with a longer one are left out, and that is said."""
 
     def __post_init__(self) -> None:
-        if min(self.description_ratio, self.empty_ratio) < 0 or (
-            self.description_ratio + self.empty_ratio > 1
-        ):
-            raise ConfigError("description_ratio and empty_ratio must be parts of one")
+        ratios = (self.description_ratio, self.empty_ratio, self.bare_ratio)
+        if min(ratios) < 0 or sum(ratios) > 1:
+            raise ConfigError("description_ratio, empty_ratio and bare_ratio must be parts of one")
         if not 0 <= self.subset_ratio <= 1:
             raise ConfigError(f"subset_ratio must lie in 0..1, not {self.subset_ratio}")
         if self.max_tokens < 8:
@@ -68,10 +72,14 @@ class Prompts:
     def drawn(self, index: int, step: int, part: int) -> list[int]:
         """Return the prompt of a song as it is asked for in this step."""
         value = uniform(self._seed, STREAM, step, part, index)
-        if value < self.config.empty_ratio:
-            return self.ids(index, EMPTY)
-        if value < self.config.empty_ratio + self.config.description_ratio:
-            return self.ids(index, DESCRIPTION)
+        for kind, ratio in (
+            (EMPTY, self.config.empty_ratio),
+            (DESCRIPTION, self.config.description_ratio),
+            (BARE, self.config.bare_ratio),
+        ):
+            if value < ratio:
+                return self.ids(index, kind)
+            value -= ratio
         if uniform(self._seed, SUBSET_STREAM, step, part, index) < self.config.subset_ratio:
             tags = self._some_tags(index, step, part)
             return self.build(self.examples[index], TAGS, tags=tags)
@@ -88,7 +96,7 @@ class Prompts:
         return [tag for _, tag in sorted(zip(places, tags, strict=True))[:count]]
 
     def ids(self, index: int, kind: str = TAGS) -> list[int]:
-        """Return the prompt of a song by its tags, its description, or neither."""
+        """Return the prompt of a song by its tags, its description, its words, or its length."""
         if (index, kind) not in self._built:
             self._built[index, kind] = self.build(self.examples[index], kind)
         return self._built[index, kind]
@@ -109,6 +117,7 @@ class Prompts:
             TAGS: ", ".join(example.tags if tags is None else tags),
             DESCRIPTION: example.description,
             EMPTY: "",
+            BARE: "",
         }
         request = SongRequest(
             prompt=texts[kind],
@@ -118,7 +127,11 @@ class Prompts:
             language=example.language,
         )
         return build_prompt(
-            request, self._layout, self._tokenizer, max_tokens=self.config.max_tokens
+            request,
+            self._layout,
+            self._tokenizer,
+            max_tokens=self.config.max_tokens,
+            bare=kind == BARE,
         )
 
     def longest(self, index: int) -> int | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +120,7 @@ class BackboneTask(Task):
         self.run, self.tokenizer = run, tokenizer
         self.backbone = Backbone(run.model, seed=run.train.seed)
         if init is not None:
-            if init.config != run.model:
+            if replace(init.config, guidance_scale=run.model.guidance_scale) != run.model:
                 raise ConfigError("the backbone to start from has another shape than the recipe's")
             self.backbone.load_state_dict(init.state_dict())
         elif codec is not None:
