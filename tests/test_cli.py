@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from khala import Song
-from khala.audio import read_audio
+from khala.audio import read_audio, write_audio
 from khala.cli import COMMANDS, main
 from khala.commands import terminal
 
@@ -463,3 +464,18 @@ def test_mistakes_in_training(
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     assert expected in only_line(capsys.readouterr().err)
+
+
+def test_a_file_that_was_not_scored_shows_in_the_exit_status(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A script that scores a folder each night must notice the song that could not be read."""
+    noise_CN = np.random.default_rng(0).normal(0, 0.1, (2, 44_100 * 3)).astype(np.float32)
+    write_audio(tmp_path / "fine.wav", noise_CN, sample_rate_hz=44_100)
+    assert main(["eval", "songs", str(tmp_path)]) == 0
+    capsys.readouterr()
+    (tmp_path / "broken.mp3").write_bytes(b"not a song")
+    assert main(["eval", "songs", str(tmp_path), "--json"]) == 1
+    captured = capsys.readouterr()
+    assert [one["file"] for one in json.loads(captured.out)["failed"]] == ["broken.mp3"]
+    assert "Traceback" not in captured.err

@@ -87,7 +87,10 @@ def test_a_row_for_every_song(write_corpus: Any, player: Player, tmp_path: Path)
     assert (tmp_path / "results" / "songs.png").stat().st_size > 1000
     assert (tmp_path / "times" / "000001.lrc").read_text().startswith("[00:0")
     assert "not known" in result["notes"][0]
-    again = run_songs_eval(**arguments)
+    for damaged in ("{", "[]", '{"per": {"songs": 1}}'):
+        (tmp_path / "ear" / "errors.json").write_text(damaged)
+        again = run_songs_eval(**arguments)
+        assert "cannot be read" in again["notes"][0]
     assert len(player.requests) == 4, "songs that are there are not made again"
     assert again["songs"] == result["songs"]
 

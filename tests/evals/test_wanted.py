@@ -19,6 +19,13 @@ from khala.evals.wanted import Wanted, agreement
         ("fast, 90s, minor, from 1975", None, None),
         ("first 80 bpm, then 120 bpm; A major and A minor", None, None),
         ("1000 bpm", None, None),
+        ("100-120 bpm, in a minor key", None, None),
+        ("between 90 and 100 bpm", None, None),
+        ("90 – 95 bpm, A major hit from Bb", None, None),
+        ("a minor classic", None, None),
+        ("a ballad in A minor with piano", None, "A minor"),
+        ("A minor, 95-piece orchestra, 80 bpm", 80.0, "A minor"),
+        ("slow and sad c minor", None, "C minor"),
     ],
 )
 def test_tempo_and_key_are_read_where_they_have_one_meaning(

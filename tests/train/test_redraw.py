@@ -39,6 +39,8 @@ def test_coarse_levels_stay_and_fine_ones_are_drawn(
         np.testing.assert_array_equal(example.codes_QT[:2], own.codes_QT[:2])
         assert (example.codes_QT[2:] != own.codes_QT[2:]).mean() > 0.9
         assert (example.lyrics, example.tags) == (own.lyrics, own.tags)
+    every = sum(example.split == "train" for example in true)
+    assert len(open_codes(redraw(codes_dir, superres, tmp_path / "all", songs=999))) == every
     other = open_codes(redraw(codes_dir, superres, tmp_path / "b", songs=3, seed=9))
     assert not np.array_equal(other[0].codes_QT, drawn[0].codes_QT)
 

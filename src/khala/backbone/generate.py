@@ -66,14 +66,10 @@ def generate_coarse(
     """
     layout = backbone.config.layout
     device = backbone.lm_head.weight.device
-    prompts = [prompt_S]
-    if guidance_scale != 1.0:
-        if bare_S is None:
-            raise RequestError("guidance needs the bare prompt to compare with")
-        prompts.append(bare_S)
-    streams = [
-        torch.as_tensor(ids, dtype=torch.int64, device=device).reshape(1, -1) for ids in prompts
-    ]
+    if guidance_scale != 1.0 and bare_S is None:
+        raise RequestError("guidance needs the bare prompt to compare with")
+    prompts = [prompt_S] if guidance_scale == 1.0 or bare_S is None else [prompt_S, bare_S]
+    streams = [torch.as_tensor(ids, dtype=torch.int64, device=device)[None] for ids in prompts]
     for tokens_1S in streams:
         _check_request(backbone, tokens_1S, num_frames_min, num_frames_max)
     heads = _level_heads(backbone)

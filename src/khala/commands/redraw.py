@@ -26,7 +26,7 @@ def add_redraw(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("codes", metavar="CODES", help="written by khala prepare")
     parser.add_argument(
-        "--model", required=True, metavar="DIR", help="a folder with superres/ and tokenizer.json"
+        "--model", required=True, metavar="DIR", help="'nano', or a folder with superres/"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the drawn codes")
     parser.add_argument("--songs", type=int, default=64, metavar="N", help="default: 64")
@@ -39,6 +39,7 @@ def run_redraw(args: argparse.Namespace) -> int:
     """Draw the fine levels of some songs."""
     terminal = Terminal.of(args)
     from khala.commands.models import check_device
+    from khala.corpus import open_codes
     from khala.train.redraw import redraw
 
     device = check_device(args.device)
@@ -52,6 +53,7 @@ def run_redraw(args: argparse.Namespace) -> int:
             device=device,
             progress=lambda done, total: count("songs", done, total),
         )
-    terminal.line(f"{args.out}: {args.songs} songs drawn")
-    terminal.document({"codes": args.out, "model": args.model, "seed": args.seed})
+    drawn = len(open_codes(args.out))
+    terminal.line(f"{args.out}: {drawn} songs drawn")
+    terminal.document({"codes": args.out, "songs": drawn, "model": args.model, "seed": args.seed})
     return 0

@@ -22,9 +22,12 @@ from numpy.typing import NDArray
 from khala.corpus.timing import Section, Word, sections_with_lyrics
 from khala.errors import CorpusError
 
-__all__ = ["SPLITS", "Corpus", "CorpusSong", "open_corpus"]
+__all__ = ["HELD_OUT", "SPLITS", "Corpus", "CorpusSong", "open_corpus"]
 
-SPLITS = ("train", "test", "test_voice", "test_words")
+HELD_OUT = ("test", "test_voice", "test_words")
+"""Splits never trained on: other songs, another voice, other words and melodies."""
+
+SPLITS = ("train", *HELD_OUT)
 AUDIO_ENDINGS = (".flac", ".wav")
 SAMPLE_RATE_HZ = 44_100
 MAX_TRUTH_BYTES = 16 << 20

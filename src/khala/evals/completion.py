@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from khala.codec import Codec
-from khala.corpus import CodesDataset, CodesExample, Corpus, open_codes, open_corpus
+from khala.corpus import HELD_OUT, CodesDataset, CodesExample, Corpus, open_codes, open_corpus
 from khala.errors import CorpusError
 from khala.evals import report
 from khala.evals.distances import Wave, mel_distance, multi_stft_distance
-from khala.evals.language import HELD_OUT, check_codec, load_tokenizer
+from khala.evals.language import check_codec, load_tokenizer
 from khala.evals.ngrams import Unigram
 from khala.evals.prompts import request_of
 from khala.superres import Packing, SuperResolution

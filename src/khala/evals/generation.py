@@ -9,15 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from khala.corpus import Corpus, CorpusSong
+from khala.corpus import HELD_OUT, Corpus, CorpusSong
 from khala.errors import CorpusError, RequestError
 from khala.evals.distances import Wave
 from khala.evals.prompts import request_of
 from khala.song import Song, SongRequest
 
 __all__ = ["Maker", "choose_requests", "make_song"]
-
-HELD_OUT = ("test", "test_voice", "test_words")
 
 
 class Maker(Protocol):

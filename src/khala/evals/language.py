@@ -19,7 +19,7 @@ from torch.nn import functional
 from khala import checkpoint
 from khala.backbone import Backbone
 from khala.codec import Codec
-from khala.corpus import CodesDataset, CodesExample, open_codes
+from khala.corpus import HELD_OUT, CodesDataset, CodesExample, open_codes
 from khala.errors import CorpusError, RequestError
 from khala.evals import report
 from khala.evals.ngrams import Bigram, Unigram
@@ -27,7 +27,6 @@ from khala.evals.prompts import request_of
 from khala.tokens import TextTokenizer, build_prompt, interleave
 
 COARSE_LEVELS = 2
-HELD_OUT = ("test", "test_voice", "test_words")
 AIM_NATS = 0.5
 SIGNIFICANT = 3.0
 

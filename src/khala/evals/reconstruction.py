@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from khala.codec import Codec
-from khala.corpus import Corpus, CorpusSong, open_corpus
+from khala.corpus import HELD_OUT, Corpus, CorpusSong, open_corpus
 from khala.corpus.folders import open_folder
 from khala.errors import ConfigError, CorpusError
 from khala.evals import plots, report
@@ -31,7 +31,6 @@ from khala.evals.recogniser import Recogniser, error_rate, shuffled_error_rate, 
 RunPeer = Callable[[Wave], PeerResult]
 
 LEVELS = (2, 4, 8, 16, 32, 64)
-HELD_OUT = ("test", "test_voice", "test_words")
 LOWER_IS_BETTER = ("mel80", "multi_stft", "lsd_db")
 HIGHER_IS_BETTER = ("si_sdr_db", "sdr_1_4k_db")
 REFEREE = "opus-16"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from khala.audio import replacing
-from khala.corpus import open_corpus
+from khala.corpus import Corpus, CorpusSong, open_corpus
 from khala.errors import ConfigError, CorpusError, KhalaError
 from khala.evals import plots, report
 from khala.evals.distances import Wave
@@ -29,6 +29,7 @@ from khala.evals.recogniser import Recogniser, lrc_text, time_words
 from khala.evals.sung import score_words
 from khala.evals.wanted import Wanted, agreement
 from khala.infer import Khala
+from khala.song import SongRequest
 
 NUM_GENERATED = 20
 MOST_PICTURES = 24
@@ -134,33 +135,12 @@ def run_songs_eval(
     else:
         assert model is not None
         assert corpus is not None
-        maker = Khala.from_pretrained(model, device=device)
-        opened = open_corpus(corpus)
-        wanted_songs = NUM_GENERATED if songs is None else songs
-        asked = choose_requests(
-            opened, maker, wanted_songs, seconds=seconds, levels=levels, seed=seed
-        )
-        if len(asked) < wanted_songs:
-            on_message(f"{len(asked)} held-out songs can be asked for, not {wanted_songs}")
-        lyrics = [song.lyrics for song, _ in asked]
-        rows, originals, waves = [], [], dict[str, Wave]()
-        for song, request in asked:
-            started = time.monotonic()
-            made = make_song(maker, song, request, audio)
-            wave_CN = maker.decode(made)
-            on_message(f"{song.id}: {made.ended}, {time.monotonic() - started:.0f} s")
-            keep_times(f"{song.id}.lrc", wave_CN, song.lyrics)
-            wanted, about = wanted_of(song), {"song": song.id, "split": song.split}
-            row = {**about, **score_song(wave_CN, wanted, lyrics, ear)}
-            rows.append({**row, "ended": made.ended})
-            original_CN = opened.read(song)
-            originals.append({**about, **score_song(original_CN, wanted, lyrics, ear)})
-            waves[f"{song.id}  {request.prompt[:60]}"] = plots.beginning(wave_CN)
-        result = _summary({"generated": rows, "originals": originals})
-        result["checks"] = _checks(result["means"]["generated"], rows)
-        result["tables"].append(
-            report.table("What part F asks for", ["claim", "measured", "holds"], result["checks"])
-        )
+        maker, opened = Khala.from_pretrained(model, device=device), open_corpus(corpus)
+        most = NUM_GENERATED if songs is None else songs
+        asked = choose_requests(opened, maker, most, seconds=seconds, levels=levels, seed=seed)
+        if len(asked) < most:
+            on_message(f"{len(asked)} held-out songs can be asked for, not {most}")
+        result, waves = _score_generated(maker, opened, asked, audio, ear, keep_times, on_message)
     if ear is not None:
         result["notes"] = [_how_well_it_hears(Path(str(recogniser)))]
     if out is not None:
@@ -228,6 +208,37 @@ def _score_folder(
                 "Not scored", ["file", "why"], [[one["file"], one["error"]] for one in failed]
             )
         )
+    return result, waves
+
+
+def _score_generated(
+    maker: Khala,
+    corpus: Corpus,
+    asked: Sequence[tuple[CorpusSong, SongRequest]],
+    audio: Path | None,
+    ear: Recogniser | None,
+    keep_times: Callable[[str, Wave, str], None],
+    on_message: report.OnMessage,
+) -> tuple[dict[str, Any], dict[str, Wave]]:
+    """Make every song that is asked for, and score it and the original it was asked after."""
+    lyrics = [song.lyrics for song, _ in asked]
+    rows, originals, waves = [], [], dict[str, Wave]()
+    for song, request in asked:
+        started = time.monotonic()
+        made = make_song(maker, song, request, audio)
+        wave_CN = maker.decode(made)
+        on_message(f"{song.id}: {made.ended}, {time.monotonic() - started:.0f} s")
+        keep_times(f"{song.id}.lrc", wave_CN, song.lyrics)
+        wanted, about = wanted_of(song), {"song": song.id, "split": song.split}
+        row = {**about, **score_song(wave_CN, wanted, lyrics, ear)}
+        rows.append({**row, "ended": made.ended})
+        originals.append({**about, **score_song(corpus.read(song), wanted, lyrics, ear)})
+        waves[f"{song.id}  {request.prompt[:60]}"] = plots.beginning(wave_CN)
+    result = _summary({"generated": rows, "originals": originals})
+    result["checks"] = _checks(result["means"]["generated"], rows)
+    result["tables"].append(
+        report.table("What part F asks for", ["claim", "measured", "holds"], result["checks"])
+    )
     return result, waves
 
 
@@ -350,6 +361,9 @@ def _how_well_it_hears(recogniser: Path) -> str:
             "how well this recogniser hears is not known: run khala eval recogniser once, and its "
             "errors stand beside every score"
         )
-    errors = json.loads(path.read_text())
-    rates = ", ".join(f"{name} {rate['per']:.2f}" for name, rate in errors["per"].items())
+    try:
+        per = json.loads(path.read_text(encoding="utf-8"))["per"]
+        rates = ", ".join(f"{name} {float(rate['per']):.2f}" for name, rate in per.items())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return f"{path} cannot be read: run khala eval recogniser again"
     return f"the recogniser's own phoneme error rates on originals: {rates}"

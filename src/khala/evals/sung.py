@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from khala.evals.distances import Wave
-from khala.evals.recogniser import Recogniser, edit_distance, lyric_words, pronounce
+from khala.evals.recogniser import Recogniser, edit_distance, lyric_words
 from khala.evals.recogniser.scoring import align_phonemes
 
 __all__ = ["repeated_phonemes", "score_words", "skipped_words"]
@@ -44,15 +44,15 @@ def score_words(
     """
     heard = ear.recognise(wave_CN)
     found: dict[str, Any] = {"phonemes_heard": len(heard), "per": None, "per_shuffled": None}
-    wanted, unknown = pronounce(lyrics, ear.words)
     if not lyrics.strip():
         return found
-    found["unknown_words"] = len(unknown)
-    if not wanted:
+    words = _said(lyrics, ear)
+    found["unknown_words"] = len(lyric_words(lyrics)) - len(words)
+    if not words:
         return found
+    wanted = _sounds(words)
     found["phonemes_wanted"] = len(wanted)
     found["per"] = edit_distance(heard, wanted) / len(wanted)
-    words = _said(lyrics, ear)
     found["words"] = len(words)
     found["words_skipped"] = skipped_words(heard, words)
     found["phonemes_repeated"] = repeated_phonemes(heard, wanted)
@@ -60,7 +60,7 @@ def score_words(
     apart = [(abs(sum(map(len, one)) - len(wanted)), place) for place, one in enumerate(said)]
     nearest = [said[place] for _, place in sorted(apart) if said[place]][:NUM_SHUFFLES]
     if nearest:
-        shuffled = [[sound for word in one for sound in word] for one in nearest]
+        shuffled = [_sounds(one) for one in nearest]
         rates = [edit_distance(heard, one) / len(one) for one in shuffled]
         found["per_shuffled"] = float(np.mean(rates))
         skipped = [skipped_words(heard, one) / len(one) for one in nearest]
@@ -73,10 +73,14 @@ def _said(lyrics: str, ear: Recogniser) -> list[tuple[str, ...]]:
     return [ear.words[word] for word in lyric_words(lyrics) if word in ear.words]
 
 
+def _sounds(words: Sequence[Sequence[str]]) -> list[str]:
+    """Return the phonemes of words, one after another."""
+    return [phoneme for word in words for phoneme in word]
+
+
 def skipped_words(heard: Sequence[str], words: Sequence[Sequence[str]]) -> int:
     """Return how many words were left out: hardly a phoneme of them is heard in its place."""
-    wanted = [phoneme for word in words for phoneme in word]
-    right = [one == other for one, other in align_phonemes(heard, wanted) if one]
+    right = [one == other for one, other in align_phonemes(heard, _sounds(words)) if one]
     skipped, place = 0, 0
     for word in words:
         skipped += sum(right[place : place + len(word)]) < SKIPPED * len(word)

@@ -22,6 +22,8 @@ demo corpus and none in its instrumentals; a chorus or two of a long song is eno
 
 TEMPO = re.compile(r"(?<![\d.])(\d{2,3}(?:\.\d+)?) *(?:bpm\b|beats per minute\b)", re.IGNORECASE)
 KEY = re.compile(r"\b([A-G])([#b♯♭]|[ -]?sharp|[ -]?flat)? *(major|minor|maj|min)\b", re.IGNORECASE)
+RANGE = re.compile(r"\d *(?:bpm *)?(?:[-–—]|\bto\b|\band\b|\bor\b) *$", re.IGNORECASE)
+ENDS = re.compile(r" *(?:[,.;:/|)\]]|$)| (?:and|at|or|then|to|with)\b")
 ACCIDENTALS = {"♯": "#", "sharp": "#", "♭": "b", "flat": "b"}
 NOBODY_SINGS = re.compile(r"\b(?:instrumental|no (?:vocals?|voice|singing))\b", re.IGNORECASE)
 
@@ -54,9 +56,12 @@ class Wanted:
         instrumental: bool | None = None,
         duration_s: float | None = None,
     ) -> Wanted:
-        """Read tempo, key and singing from a prompt; what is contradictory counts as not said."""
-        tempi = {float(found) for found in TEMPO.findall(prompt)}
-        keys = {_key(*found) for found in KEY.findall(prompt)}
+        """Read tempo, key and singing from a prompt; ranges and contradictions are not said."""
+        tempi = {
+            None if RANGE.search(prompt[: found.start()]) else float(found[1])
+            for found in TEMPO.finditer(prompt)
+        }
+        keys = {_key(*found.groups("")) for found in KEY.finditer(prompt) if _names_a_key(found)}
         if instrumental is None:
             says_so = NOBODY_SINGS.search(prompt) is not None
             instrumental = False if lyrics else (True if says_so else None)
@@ -93,6 +98,15 @@ def agreement(heard: Heard, wanted: Wanted, phonemes_heard: int | None) -> dict[
         "sings": sings,
         "singing_right": None if sings is None or asked is None else sings is not asked,
     }
+
+
+def _names_a_key(found: re.Match[str]) -> bool:
+    """Say whether "A minor" is a key here: "a minor key" and "A major hit" are none."""
+    tonic, accidental, _ = found.groups("")
+    if tonic not in "Aa" or accidental:
+        return True
+    is_led_to = found.string[: found.start()].endswith(("in ", "of "))
+    return tonic == "A" and (is_led_to or ENDS.match(found.string, found.end()) is not None)
 
 
 def _key(tonic: str, accidental: str, mode: str) -> str:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from khala.nn import Trunk
 from khala.nn.rope import rotate
 from khala.nn.trunk import Layer
 from khala.tokens import TextTokenizer, TokenLayout
+from khala.train.watch import Watched
 
 __all__ = ["WatchedHead", "letters_sung", "word_spans"]
 
@@ -79,7 +78,7 @@ def letters_sung(
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
-class WatchedHead:
+class WatchedHead(Watched):
     """One head of one layer: its attention, and how far that is from where it should look.
 
     Use it around the model's forward pass::
@@ -92,21 +91,9 @@ class WatchedHead:
     def __init__(self, model: Trunk, layer: int, head: int) -> None:
         watched = model.layers[layer]
         assert isinstance(watched, Layer)
+        super().__init__(watched.attn)
         self._attention = watched.attn
         self._head = head
-        self._seen: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def __enter__(self) -> WatchedHead:
-        self._handle = self._attention.register_forward_pre_hook(self._keep)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._handle.remove()
 
     def loss(self, targets_N4: Tensor) -> Tensor:
         """Return the mean -log of the attention that falls where it should; 0 without targets.
@@ -114,8 +101,8 @@ class WatchedHead:
         Args:
             targets_N4: row of the batch, querying position, first and last position to look at.
         """
-        assert self._seen is not None, "the model did not run inside the with block"
-        x_BSD, cos_SK, sin_SK = self._seen
+        x_BSD, positions, _ = self.inputs
+        cos_SK, sin_SK = positions.cos, positions.sin
         attention = self._attention
         width = attention.head_width
         q_rows = slice(self._head * width, (self._head + 1) * width)
@@ -139,7 +126,3 @@ class WatchedHead:
             there_N = scores_NS.masked_fill(away_NS, -torch.inf).logsumexp(1)
             total = total + (all_N - there_N).sum()
         return total / max(len(targets_N4), 1)
-
-    def _keep(self, _module: Any, inputs: tuple[Any, ...]) -> None:
-        x_BSD, positions, _ = inputs
-        self._seen = x_BSD, positions.cos, positions.sin

@@ -12,17 +12,15 @@ Shape letters: B batch, S stream positions, T frames, N taught positions, D widt
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from khala.corpus import CodesExample, Word
-from khala.nn import Trunk
 
-__all__ = ["Lessons", "WatchedLayer", "frames_to_beat", "names_in", "sounding"]
+__all__ = ["Lessons", "frames_to_beat", "names_in", "sounding"]
 
 UNKNOWN = -1
 BEAT_BINS, BINS_PER_FRAME = 48, 2
@@ -113,26 +111,3 @@ class Lessons(nn.Module):
             )
             losses[name] = total / (targets_N != UNKNOWN).sum().clamp_min(1)
         return losses
-
-
-class WatchedLayer:
-    """The rows that leave one layer, kept while the model runs inside a ``with`` block."""
-
-    def __init__(self, model: Trunk, layer: int) -> None:
-        self._layer = model.layers[layer]
-        self.hidden_BSD: Tensor | None = None
-
-    def __enter__(self) -> WatchedLayer:
-        self._handle = self._layer.register_forward_hook(self._keep)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._handle.remove()
-
-    def _keep(self, _module: Any, _inputs: tuple[Any, ...], hidden_BSD: Tensor) -> None:
-        self.hidden_BSD = hidden_BSD

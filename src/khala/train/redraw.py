@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from khala.checkpoint import digest, resolve_model, resolve_part
 from khala.corpus import CodesExample, open_codes
-from khala.corpus.prepare import FORMAT, describe, sha256_file, write_codes
+from khala.corpus.prepare import FORMAT, describe, write_codes
 from khala.errors import ConfigError, CorpusError
 from khala.superres import SuperResolution
 from khala.tokens import TextTokenizer
@@ -44,9 +45,9 @@ def redraw(
 
     Args:
         codes_dir: written by ``khala prepare``.
-        model: folder with superres/ and tokenizer.json.
+        model: "nano", or a folder with superres/ and tokenizer.json.
         out: where the codes go; a run that was stopped goes on.
-        songs: how many, spread evenly over the split.
+        songs: how many, spread evenly over the split; all of it if it has fewer.
         seed: of the first song's draws; the others follow.
         device: where the model runs.
         progress: called with (songs done, songs in all).
@@ -62,14 +63,14 @@ def redraw(
         raise ConfigError(f"at least one song must be drawn, not {songs}")
     codes = open_codes(codes_dir)
     superres = SuperResolution.from_pretrained(model).to(device).eval()
-    tokenizer = TextTokenizer.load(model / "tokenizer.json")
+    tokenizer = TextTokenizer.load(resolve_model(model) / "tokenizer.json")
     train = codes.split("train")
     prompts = Prompts(train, PromptConfig(), superres.config.layout, tokenizer, seed=seed)
     fitting = [index for index in range(len(train)) if _fits(superres, prompts, index)]
     if not fitting:
         raise CorpusError(f"{codes_dir} has no train song that this model can complete")
-    every = max(1, len(fitting) // songs)
-    chosen = fitting[::every][:songs]
+    places = np.linspace(0, len(fitting) - 1, min(songs, len(fitting)))
+    chosen = [fitting[round(place)] for place in places]
     plan = {
         "format": FORMAT,
         "codec": codes.codec_digest,
@@ -80,7 +81,7 @@ def redraw(
         "songs_sha256": hashlib.sha256(
             "\n".join(train[index].id for index in chosen).encode()
         ).hexdigest(),
-        "superres": sha256_file(model / "superres" / "model.safetensors"),
+        "superres": digest(resolve_part(model, "superres")),
         "seed": seed,
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from khala.corpus import Corpus, CorpusSong, open_corpus
+from khala.corpus import HELD_OUT, Corpus, CorpusSong, open_corpus
 from khala.errors import CorpusError
 from khala.evals import report
 from khala.evals.recogniser.lyrics import pronounce, sung_phonemes
@@ -23,8 +23,6 @@ from khala.evals.recogniser.scoring import (
 )
 from khala.evals.recogniser.timing import time_words
 from khala.evals.recogniser.training import RecogniserTraining, train_recogniser
-
-HELD_OUT = ("test", "test_voice", "test_words")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,21 +16,21 @@ from torch import Tensor, nn
 
 from khala.backbone import Backbone, BackboneConfig, next_token_losses, start_tables
 from khala.codec import Codec
-from khala.corpus import CodesDataset, CodesExample, with_excerpts
+from khala.corpus import HELD_OUT, CodesDataset, CodesExample, with_excerpts
 from khala.corpus.order import BatchPlan
 from khala.errors import ConfigError
 from khala.tokens import TextTokenizer, interleave
 from khala.train.alignment import WatchedHead, letters_sung, word_spans
 from khala.train.baselines import bigram_nats, unigram_nats
-from khala.train.lessons import Lessons, WatchedLayer
+from khala.train.lessons import Lessons
 from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
 from khala.train.state import TrainConfig
 from khala.train.task import Batch, Task
+from khala.train.watch import Watched
 
 __all__ = ["BackboneRun", "BackboneTask", "BackboneTaskConfig", "gap_with_error"]
 
 COARSE_LEVELS = 2
-VALID_SPLITS = ("test", "test_voice", "test_words")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,9 +146,7 @@ class BackboneTask(Task):
             max_tokens=run.task.tokens_per_batch,
             seed=run.train.seed,
         )
-        self.valid = {
-            split: codes.split(split)[: run.task.num_valid_songs] for split in VALID_SPLITS
-        }
+        self.valid = {split: codes.split(split)[: run.task.num_valid_songs] for split in HELD_OUT}
 
     def batch(self, step: int, part: int) -> Batch:
         place = step * self.run.train.num_parts + part
@@ -190,7 +188,7 @@ class BackboneTask(Task):
         task = self.run.task
         layers = task.alignment_layers if task.alignment else ()
         heads = [WatchedHead(self.backbone, layer, 0) for layer in layers]
-        taught = WatchedLayer(self.backbone, task.lessons_layer) if task.lessons else None
+        taught = Watched(self.backbone.layers[task.lessons_layer]) if task.lessons else None
         with ExitStack() as watching:
             for head in heads:
                 watching.enter_context(head)
@@ -202,8 +200,7 @@ class BackboneTask(Task):
             terms["loss"] = terms["loss"] + task.alignment * terms[f"alignment_{layer}"]
         if taught is not None and self.lessons is not None:
             row_N, query_N, *_ = batch["lessons_N5"].unbind(1)
-            assert taught.hidden_BSD is not None
-            read = self.lessons(taught.hidden_BSD[row_N, query_N], batch["lessons_N5"][:, 2:])
+            read = self.lessons(taught.output[row_N, query_N], batch["lessons_N5"][:, 2:])
             terms |= read
             terms["loss"] = terms["loss"] + task.lessons * sum(read.values())
         return terms

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from khala.backbone import Backbone
 from khala.codec import Codec
-from khala.corpus import CodesDataset, CodesExample, with_excerpts
+from khala.corpus import HELD_OUT, CodesDataset, CodesExample, with_excerpts
 from khala.corpus.order import BatchPlan, draw, uniform
 from khala.errors import ConfigError
 from khala.superres import (
@@ -28,11 +28,12 @@ from khala.superres import (
 )
 from khala.tokens import TextTokenizer
 from khala.train.baselines import unigram, unigram_nats
-from khala.train.lessons import UNKNOWN, Lessons, WatchedLayer
+from khala.train.lessons import UNKNOWN, Lessons
 from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
 from khala.train.state import TrainConfig
 from khala.train.task import Batch, Task
-from khala.train.tasks.backbone import VALID_SPLITS, gap_with_error
+from khala.train.tasks.backbone import gap_with_error
+from khala.train.watch import Watched
 
 __all__ = ["SuperResRun", "SuperResTask", "SuperResTaskConfig"]
 
@@ -173,9 +174,7 @@ class SuperResTask(Task):
         targets = np.arange(COARSE_LEVELS, num_levels)
         chances = targets.astype(np.float64) ** -run.task.level_power
         self._level_ends = np.cumsum(chances / chances.sum())
-        self.valid = {
-            split: codes.split(split)[: run.task.num_valid_songs] for split in VALID_SPLITS
-        }
+        self.valid = {split: codes.split(split)[: run.task.num_valid_songs] for split in HELD_OUT}
 
     def batch(self, step: int, part: int) -> Batch:
         indexes = self.plan.at(step * self.run.train.num_parts + part)
@@ -239,12 +238,11 @@ class SuperResTask(Task):
                 self.superres, prompt_BP, codes_BQT, batch["levels"], packing=packing
             )
             return {**losses, "task_1": losses["loss"].detach()}
-        with WatchedLayer(self.superres, self.run.task.lessons_layer) as taught:
+        with Watched(self.superres.layers[self.run.task.lessons_layer]) as taught:
             losses = task_1_losses(
                 self.superres, prompt_BP, codes_BQT, batch["levels"], packing=packing
             )
-        assert taught.hidden_BSD is not None
-        frames_BTD = packing.frames_of(taught.hidden_BSD)
+        frames_BTD = packing.frames_of(taught.output)
         read = self.lessons(frames_BTD.flatten(0, 1), batch["lessons_BT3"].flatten(0, 1))
         total = losses["loss"] + self.run.task.lessons * sum(read.values())
         return {**losses, **read, "task_1": losses["loss"].detach(), "loss": total}
