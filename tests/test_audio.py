@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import subprocess
@@ -22,6 +23,7 @@ from khala.audio import (
     mel_filterbank,
     normalise,
     read_audio,
+    replacing,
     resample,
     true_peak_dbtp,
     write_audio,
@@ -128,6 +130,17 @@ def test_bad_waves_are_refused_and_leave_nothing(wave: Any, word: str, tmp_path:
     with pytest.raises(AudioError, match=word):
         write_audio(tmp_path / "a.wav", wave, sample_rate_hz=44_100)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
+    """A temporary name, or none, tells a user nothing."""
+    path = tmp_path / "song.wav"
+    with pytest.raises(OSError, match=r"song\.wav"), replacing(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match=r"song\.wav"), replacing(path) as temporary:
+        temporary.read_bytes()
+    with pytest.raises(FileNotFoundError, match="other"), replacing(path):
+        (tmp_path / "other").read_bytes()
 
 
 def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # a full disk has no name, or a hidden one
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -128,9 +128,13 @@ def run_codec_eval(
         result["tables"].append(_words_table(result["per"]))
     result["num_clips"] = len(chosen)
     result["clips"] = [{"song": clip.song.id, "start_s": clip.start_s} for clip in chosen]
-    if out is not None:
-        _plot(out / "codec.png", result, on_message)
-    return report.finish("codec", result, arguments=arguments, out=out)
+    return report.finish(
+        "codec",
+        result,
+        arguments=arguments,
+        out=out,
+        draw=lambda path: _plot(path, result, on_message),
+    )
 
 
 def choose_clips(corpus: Corpus, num_clips: int, seconds: float, *, hop: int) -> list[Clip]:

@@ -54,6 +54,7 @@ def finish(
     *,
     arguments: Mapping[str, object],
     out: Path | None,
+    draw: Callable[[Path], None] | None = None,
     sounds: Mapping[str, Wave] | None = None,
 ) -> dict[str, Any]:
     """Add the circumstances of the run and return it all.
@@ -62,15 +63,18 @@ def finish(
         name: the evaluation's.
         result: plain values, "tables" and "notes".
         arguments: of the command.
-        out: where ``NAME.json`` and ``NAME.html`` are written; the page holds ``NAME.png`` too, if
-            it is there already.
+        out: where ``NAME.json`` and then ``NAME.html`` are written.
+        draw: draws ``NAME.png``, which the page holds too, given its path.
         sounds: waves [2, N] by title, for the page.
     """
     whole = {"eval": name, **circumstances(name, arguments), **result}
     plain: dict[str, Any] = json.loads(json.dumps(_plain(whole), allow_nan=False))
     if out is not None:
         write_result(out / f"{name}.json", plain)
-        write_page(out / f"{name}.html", plain, pictures=[out / f"{name}.png"], sounds=sounds or {})
+        picture = out / f"{name}.png"
+        if draw is not None:
+            draw(picture)
+        write_page(out / f"{name}.html", plain, pictures=[picture], sounds=sounds or {})
     return plain
 
 

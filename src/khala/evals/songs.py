@@ -143,9 +143,14 @@ def run_songs_eval(
         result, waves = _score_generated(maker, opened, asked, audio, ear, keep_times, on_message)
     if ear is not None:
         result["notes"] = [_how_well_it_hears(Path(str(recogniser)))]
-    if out is not None:
-        plots.save_spectrograms(out / "songs.png", waves, on_message=on_message)
-    return report.finish("songs", result, arguments=arguments, out=out, sounds=waves)
+    return report.finish(
+        "songs",
+        result,
+        arguments=arguments,
+        out=out,
+        draw=lambda path: plots.save_spectrograms(path, waves, on_message=on_message),
+        sounds=waves,
+    )
 
 
 def score_song(
