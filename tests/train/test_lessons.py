@@ -14,7 +14,7 @@ from khala.errors import ConfigError
 from khala.recipes import backbone_debug, superres_debug
 from khala.superres import SuperResolution
 from khala.tokens import TextTokenizer
-from khala.train.lessons import frames_to_beat, names_in, sounding
+from khala.train.lessons import frames_to_beat, names_in, sounding, tempo_class
 from khala.train.tasks.backbone import BackboneRun, BackboneTask
 from khala.train.tasks.superres import SuperResTask
 
@@ -60,31 +60,40 @@ def test_the_next_beat_is_counted_in_half_frames() -> None:
     assert set(frames_to_beat((), num_frames=3, duration_s=1.0).tolist()) == {-1}
 
 
+def test_a_tempo_is_known_within_three_percent() -> None:
+    """A class too wide would call a song right that drifts; none at all is better than a guess."""
+    classes = [tempo_class([0.3 + 60 / bpm * i for i in range(9)]) for bpm in range(52, 180)]
+    assert classes == sorted(classes)
+    assert len(set(classes)) > 40
+    assert tempo_class([0.0, 0.6, 1.2]) - tempo_class([0.0, 0.63, 1.26]) in (1, 2)
+    assert tempo_class([0.0, 0.6]) == tempo_class([0.0, 0.1, 0.2]) == -1
+
+
 def test_only_what_is_known_is_taught(codes_dir: Path) -> None:
     """Songs of one's own have no phonemes: silence must not be taught in their place."""
     task = BackboneTask(run_with_lessons(), with_truth(codes_dir), TextTokenizer.bytes())
     assert task.lessons is not None
     assert (task.lessons.phonemes, task.lessons.chords) == ({"AA": 1, "L": 2}, {"C": 1})
     for example in task.examples:
-        sung_T, chord_T, left_T = task.lessons.targets(example).unbind(1)
+        sung_T, chord_T, left_T, tempo_T = task.lessons.targets(example).unbind(1)
         bare = task.lessons.targets(replace(example, phonemes=(), chords=(), beats_s=()))
         assert set(bare[:, 1:].flatten().tolist()) == {-1}
         if example.instrumental:
             assert set(sung_T.tolist()) == {0}
-            assert set(left_T.tolist()) | set(chord_T.tolist()) == {-1}
+            assert {*left_T.tolist(), *chord_T.tolist(), *tempo_T.tolist()} == {-1}
         else:
             assert set(sung_T.tolist()) == {1, 2}
             assert set(chord_T.tolist()) == {1}
             assert set(bare[:, 0].tolist()) == {-1}
-    nothing = task.lessons(torch.randn(4, 32), torch.full((4, 3), -1))
-    assert [loss.item() for loss in nothing.values()] == [0.0, 0.0, 0.0]
+    nothing = task.lessons(torch.randn(4, 32), torch.full((4, 4), -1))
+    assert [loss.item() for loss in nothing.values()] == [0.0] * 4
 
 
 def test_the_position_before_a_frame_is_asked(codes_dir: Path) -> None:
     """Asked one position later, the layer reads the answer instead of looking it up."""
     task = BackboneTask(run_with_lessons(), with_truth(codes_dir), TextTokenizer.bytes())
     batch, first_id = task.batch(0, 0), task.run.model.layout.first_id(0)
-    row_N, query_N, *_ = batch["lessons_N5"].unbind(1)
+    row_N, query_N, *_ = batch["lessons_N6"].unbind(1)
     asked_for_N = batch["tokens_BS"][row_N, query_N + 1]
     assert ((asked_for_N >= first_id) & (asked_for_N < first_id + 1024)).all()
     assert len(row_N) == sum(task.examples[index].num_frames for index in task.plan.at(0))
@@ -94,7 +103,7 @@ def test_lessons_are_learned_by_the_layers_below(codes_dir: Path) -> None:
     """Maps that learn alone on a layer that does not change would tell the model nothing."""
     task = BackboneTask(run_with_lessons(), with_truth(codes_dir), TextTokenizer.bytes())
     terms = task.losses(task.batch(0, 0), 0)
-    sum(terms[name] for name in ("phoneme", "chord", "beat")).backward()  # type: ignore[union-attr]
+    sum(terms[name] for name in ("phoneme", "chord", "beat", "tempo")).backward()  # type: ignore[union-attr]
     told, above = (task.backbone.layers[i].mlp.up_proj.weight.grad for i in (0, 1))
     assert told is not None
     assert told.abs().sum() > 0
@@ -119,7 +128,7 @@ def test_superres_is_told_of_the_frames_it_writes(codes_dir: Path, tmp_path: Pat
     first: dict[str, float] = {}
     for step in range(30):
         batch = task.batch(step, 0)
-        known_BT = batch["lessons_BT3"][:, :, 0] >= 0
+        known_BT = batch["lessons_BT4"][:, :, 0] >= 0
         assert known_BT.sum(1).tolist() == batch["num_frames_B"].tolist()
         losses = task.losses(batch, step)
         losses["loss"].backward()

@@ -1,4 +1,4 @@
-"""Telling one layer what sounds in each frame: phoneme, chord, and how soon the next beat comes.
+"""Telling one layer what sounds in each frame: phoneme, chord, tempo, and how soon a beat comes.
 
 The loss of the next token rewards them only a little, and finds them late: a phoneme is a small
 part of a frame's sound, and a tempo or a key is asked for once and then heard in what was played.
@@ -11,6 +11,7 @@ Shape letters: B batch, S stream positions, T frames, N taught positions, D widt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Self
 
@@ -20,11 +21,14 @@ from torch.nn import functional as F
 
 from khala.corpus import CodesExample, Word
 
-__all__ = ["Lessons", "frames_to_beat", "names_in", "sounding"]
+__all__ = ["Lessons", "frames_to_beat", "names_in", "sounding", "tempo_class"]
 
 UNKNOWN = -1
 BEAT_BINS, BINS_PER_FRAME = 48, 2
 """Half frames of 23 ms: the next beat of 60 a minute is at most 43 of them away."""
+
+SLOWEST_BPM, TEMPO_STEP, TEMPO_CLASSES = 50.0, 1.03, 44
+"""Classes of tempo, each 3 % wide: 50 to 184 beats a minute."""
 
 
 def names_in(sounds: Iterable[Sequence[Word]]) -> list[str]:
@@ -58,8 +62,21 @@ def frames_to_beat(beats_s: Sequence[float], *, num_frames: int, duration_s: flo
     return torch.where(bins_T < BEAT_BINS, bins_T, UNKNOWN)
 
 
+def tempo_class(beats_s: Sequence[float]) -> int:
+    """Return the class of the tempo of some beats; -1, unknown, for fewer than three."""
+    if len(beats_s) < 3:
+        return UNKNOWN
+    bpm = 60.0 * (len(beats_s) - 1) / (beats_s[-1] - beats_s[0])
+    place = round(math.log(bpm / SLOWEST_BPM) / math.log(TEMPO_STEP))
+    return place if 0 <= place < TEMPO_CLASSES else UNKNOWN
+
+
 class Lessons(nn.Module):
-    """What is read from a layer: a phoneme, a chord, and a distance to the next beat."""
+    """What is read from a layer: a phoneme, a chord, a distance to the next beat, and the tempo.
+
+    A tempo that is only heard in when beats come is hardly looked up where it is written: in the
+    first seconds, before there is anything to hear. So it is asked for at every frame.
+    """
 
     def __init__(self, width: int, *, phonemes: Sequence[str], chords: Sequence[str]) -> None:
         super().__init__()
@@ -71,6 +88,7 @@ class Lessons(nn.Module):
                 "phoneme": nn.Linear(width, len(phonemes) + 1),
                 "chord": nn.Linear(width, len(chords) + 1),
                 "beat": nn.Linear(width, BEAT_BINS),
+                "tempo": nn.Linear(width, TEMPO_CLASSES),
             }
         )
 
@@ -85,7 +103,7 @@ class Lessons(nn.Module):
         )
 
     def targets(self, example: CodesExample) -> Tensor:
-        """Return phoneme, chord and beat of each frame, [T, 3]; -1 is unknown."""
+        """Return phoneme, chord, beat and tempo of each frame, [T, 4]; -1 is unknown."""
         frames, duration_s = example.num_frames, example.duration_s
         columns = []
         for sounds, classes, silent in (
@@ -97,14 +115,15 @@ class Lessons(nn.Module):
             else:
                 columns.append(torch.full((frames,), UNKNOWN))
         columns.append(frames_to_beat(example.beats_s, num_frames=frames, duration_s=duration_s))
+        columns.append(torch.full((frames,), tempo_class(example.beats_s)))
         return torch.stack(columns, dim=1)
 
-    def forward(self, hidden_ND: Tensor, targets_N3: Tensor) -> dict[str, Tensor]:
-        """Return "phoneme", "chord" and "beat": mean nats over the frames where each is known."""
+    def forward(self, hidden_ND: Tensor, targets_N4: Tensor) -> dict[str, Tensor]:
+        """Return the mean nats of each, by name, over the frames where it is known."""
         hidden_ND = self.norm(hidden_ND)
         losses = {}
         for (name, reader), targets_N in zip(
-            self.readers.items(), targets_N3.unbind(1), strict=True
+            self.readers.items(), targets_N4.unbind(1), strict=True
         ):
             total = F.cross_entropy(
                 reader(hidden_ND).float(), targets_N, ignore_index=UNKNOWN, reduction="sum"

@@ -27,7 +27,8 @@ from khala.train.prompts import PromptConfig, Prompts
 
 __all__ = ["redraw"]
 
-SONGS_PER_SHARD = 8
+SONGS_PER_SHARD = 2
+"""A kill costs at most these: a song takes longer to draw than to write."""
 COARSE_LEVELS = 2
 
 

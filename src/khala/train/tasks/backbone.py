@@ -168,7 +168,7 @@ class BackboneTask(Task):
         longest = max(len(stream) for stream in streams)
         tokens_BS = torch.full((len(streams), longest), end)
         targets = [torch.zeros(0, 4, dtype=torch.int64)]
-        lessons = [torch.zeros(0, 5, dtype=torch.int64)]
+        lessons = [torch.zeros(0, 6, dtype=torch.int64)]
         loss_mask_BS = torch.zeros(len(streams), longest, dtype=torch.bool)
         for row, (stream, (prompt, _)) in enumerate(zip(streams, songs, strict=True)):
             tokens_BS[row, : len(stream)] = stream
@@ -181,7 +181,7 @@ class BackboneTask(Task):
             "tokens_BS": tokens_BS,
             "loss_mask_BS": loss_mask_BS,
             "targets_N4": torch.cat(targets),
-            "lessons_N5": torch.cat(lessons),
+            "lessons_N6": torch.cat(lessons),
         }
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:  # noqa: ARG002
@@ -199,8 +199,8 @@ class BackboneTask(Task):
             terms[f"alignment_{layer}"] = head.loss(batch["targets_N4"])
             terms["loss"] = terms["loss"] + task.alignment * terms[f"alignment_{layer}"]
         if taught is not None and self.lessons is not None:
-            row_N, query_N, *_ = batch["lessons_N5"].unbind(1)
-            read = self.lessons(taught.output[row_N, query_N], batch["lessons_N5"][:, 2:])
+            row_N, query_N, *_ = batch["lessons_N6"].unbind(1)
+            read = self.lessons(taught.output[row_N, query_N], batch["lessons_N6"][:, 2:])
             terms |= read
             terms["loss"] = terms["loss"] + task.lessons * sum(read.values())
         return terms
@@ -297,11 +297,11 @@ class BackboneTask(Task):
     def _taught(
         self, row: int, prompt: Sequence[int], example: CodesExample, lessons: Lessons
     ) -> Tensor:
-        """Return [T, 5]: row, position from which the frame is predicted, what `Lessons` reads."""
-        targets_T3 = lessons.targets(example)
-        query_T = len(prompt) - 1 + COARSE_LEVELS * torch.arange(len(targets_T3))
+        """Return [T, 6]: row, position from which the frame is predicted, what `Lessons` reads."""
+        targets_T4 = lessons.targets(example)
+        query_T = len(prompt) - 1 + COARSE_LEVELS * torch.arange(len(targets_T4))
         where_T2 = torch.stack((torch.full_like(query_T, row), query_T), dim=1)
-        return torch.cat((where_T2, targets_T3), dim=1)
+        return torch.cat((where_T2, targets_T4), dim=1)
 
     def _prompts(self, examples: Sequence[CodesExample]) -> Prompts:
         run = self.run

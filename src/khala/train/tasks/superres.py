@@ -196,7 +196,7 @@ class SuperResTask(Task):
             levels *= len(indexes)
         batch = self.collate(songs, [0] * len(indexes) if is_task_0 else levels)
         if targets:
-            batch["lessons_BT3"] = pad_sequence(targets, batch_first=True, padding_value=UNKNOWN)
+            batch["lessons_BT4"] = pad_sequence(targets, batch_first=True, padding_value=UNKNOWN)
         return batch
 
     def collate(
@@ -233,7 +233,7 @@ class SuperResTask(Task):
         if not any(batch["levels"]):
             losses = task_0_losses(self.superres, prompt_BP, codes_BQT, packing=packing)
             return {"loss": losses["loss"], "task_0": losses["loss"].detach()}
-        if self.lessons is None or "lessons_BT3" not in batch:
+        if self.lessons is None or "lessons_BT4" not in batch:
             losses = task_1_losses(
                 self.superres, prompt_BP, codes_BQT, batch["levels"], packing=packing
             )
@@ -243,7 +243,7 @@ class SuperResTask(Task):
                 self.superres, prompt_BP, codes_BQT, batch["levels"], packing=packing
             )
         frames_BTD = packing.frames_of(taught.output)
-        read = self.lessons(frames_BTD.flatten(0, 1), batch["lessons_BT3"].flatten(0, 1))
+        read = self.lessons(frames_BTD.flatten(0, 1), batch["lessons_BT4"].flatten(0, 1))
         total = losses["loss"] + self.run.task.lessons * sum(read.values())
         return {**losses, **read, "task_1": losses["loss"].detach(), "loss": total}
 
