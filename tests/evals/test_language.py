@@ -16,7 +16,7 @@ from khala.codec import Codec
 from khala.corpus import CodesExample, open_codes
 from khala.errors import CorpusError
 from khala.evals.completion import energy_score, run_superres_eval, score_levels
-from khala.evals.language import _other_lyrics, load_tokenizer, run_backbone_eval, token_nats
+from khala.evals.language import load_tokenizer, other_lyrics, run_backbone_eval, token_nats
 from khala.evals.ngrams import Unigram
 from khala.evals.prompts import request_of
 from khala.superres import SuperResolution
@@ -71,7 +71,7 @@ def test_nobody_is_scored_with_their_own_lyrics_as_the_wrong_ones(whole_model: A
     examples: list[CodesExample] = list(open_codes(whole_model.codes).examples)
     examples.append(dataclasses.replace(examples[0], id="again"))
     examples.append(dataclasses.replace(examples[0], id="silent", instrumental=True, lyrics=""))
-    others = _other_lyrics(examples)
+    others = other_lyrics(examples)
     assert others[-1] is None
     for example, other in zip(examples[:-1], others[:-1], strict=True):
         assert other is not None

@@ -14,6 +14,7 @@ from typing import Any
 from khala.evals.compare import CompareEval, run_compare_eval
 from khala.evals.completion import SuperResEval, run_superres_eval
 from khala.evals.language import BackboneEval, run_backbone_eval
+from khala.evals.model import ModelEval, run_model_eval
 from khala.evals.recogniser import RecogniserEval, run_recogniser_eval
 from khala.evals.reconstruction import CodecEval, run_codec_eval
 from khala.evals.report import print_result
@@ -25,6 +26,7 @@ __all__ = [
     "CodecEval",
     "CompareEval",
     "Evaluation",
+    "ModelEval",
     "RecogniserEval",
     "SongsEval",
     "SuperResEval",
@@ -32,6 +34,7 @@ __all__ = [
     "run_backbone_eval",
     "run_codec_eval",
     "run_compare_eval",
+    "run_model_eval",
     "run_recogniser_eval",
     "run_songs_eval",
     "run_superres_eval",
@@ -54,6 +57,7 @@ EVALS: Mapping[str, Evaluation] = MappingProxyType(
         "codec": Evaluation(arguments=CodecEval, run=run_codec_eval),
         "backbone": Evaluation(arguments=BackboneEval, run=run_backbone_eval),
         "superres": Evaluation(arguments=SuperResEval, run=run_superres_eval),
+        "model": Evaluation(arguments=ModelEval, run=run_model_eval),
         "songs": Evaluation(arguments=SongsEval, run=run_songs_eval),
         "compare": Evaluation(arguments=CompareEval, run=run_compare_eval),
         "recogniser": Evaluation(arguments=RecogniserEval, run=run_recogniser_eval),

@@ -222,15 +222,10 @@ def score_levels(
     device = superres.lm_head.weight.device
     num_levels, num_frames = true_QT.shape
     kept = superres.config.sampling_top_k if top_k is None else top_k
-    prompt_BP = torch.tensor([prompt], device=device)
-    codes_BQT = torch.from_numpy(true_QT)[None].to(device)
-    packing = Packing.full(1, len(prompt), num_frames, device)
     found = np.full((3, num_levels), np.nan)
     for level in range(COARSE_LEVELS, num_levels):
-        frames_BTD = superres.embed_levels(codes_BQT, level)
-        hidden_BSD = superres.level_hidden(prompt_BP, frames_BTD, [level], packing=packing)
-        logits_TK = superres.level_logits(packing.frames_of(hidden_BSD), level)[0].float()
-        true_T = codes_BQT[0, level]
+        logits_TK = fine_logits(superres, prompt, true_QT, level)
+        true_T = torch.from_numpy(true_QT[level]).to(device)
         size = logits_TK.shape[1]
         vectors_KD = codec.quantizer.vectors(torch.arange(size, device=device)[None], level)[0]
         apart_KK = torch.cdist(vectors_KD.float(), vectors_KD.float())
@@ -243,6 +238,23 @@ def score_levels(
             float(energy_score(apart_KK, unigram_K.expand(num_frames, -1), true_T).mean()),
         )
     return LevelScores(nats_Q=found[0], energy_Q=found[1], energy_unigram_Q=found[2])
+
+
+@torch.inference_mode()
+def fine_logits(
+    superres: SuperResolution, prompt: Sequence[int], true_QT: Codes, level: int
+) -> Tensor:
+    """Return logits_TK in float32 of one fine level of a song, given the true levels below."""
+    device = superres.lm_head.weight.device
+    codes_BQT = torch.from_numpy(true_QT)[None].to(device)
+    packing = Packing.full(1, len(prompt), true_QT.shape[1], device)
+    hidden_BSD = superres.level_hidden(
+        torch.tensor([list(prompt)], device=device),
+        superres.embed_levels(codes_BQT, level),
+        [level],
+        packing=packing,
+    )
+    return superres.level_logits(packing.frames_of(hidden_BSD), level)[0].float()
 
 
 def energy_score(apart_KK: Tensor, shares_TK: Tensor, true_T: Tensor) -> Tensor:

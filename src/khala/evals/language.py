@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from khala import checkpoint
@@ -172,7 +173,7 @@ def _score(
     ours: list[list[Floats]] = [[] for _ in range(COARSE_LEVELS)]
     theirs: dict[str, list[list[Floats]]] = {}
     gaps: list[list[float]] = []
-    others = _other_lyrics(examples)
+    others = other_lyrics(examples)
     num_skipped = 0
     for index, example in enumerate(examples):
         try:
@@ -243,26 +244,34 @@ def token_nats(
         RequestError: the prompt alone does not fit the model.
     """
     layout = backbone.config.layout
-    device = backbone.lm_head.weight.device
     request = request_of(example, lyrics=lyrics)
     limit = backbone.config.max_positions - 2 * COARSE_LEVELS
     prompt = build_prompt(request, layout, tokenizer, max_tokens=limit)
     most = (backbone.config.max_positions - len(prompt)) // COARSE_LEVELS
-    codes_QT = torch.from_numpy(example.codes_QT[:COARSE_LEVELS, :most].astype(np.int64))
-    stream_BS = interleave(codes_QT[None], layout)
-    tokens_BS = torch.cat([torch.tensor([prompt]), stream_BS], dim=1).to(device)
+    codes_2T = torch.from_numpy(example.codes_QT[:COARSE_LEVELS, :most].astype(np.int64))
+    logits_2TK = coarse_logits(backbone, prompt, codes_2T)
+    costs_2T = functional.cross_entropy(
+        logits_2TK.transpose(1, 2), codes_2T.to(logits_2TK.device), reduction="none"
+    )
+    return costs_2T.double().cpu().numpy()
+
+
+@torch.inference_mode()
+def coarse_logits(backbone: Backbone, prompt: Sequence[int], codes_2T: Tensor) -> Tensor:
+    """Return logits_2TK in float32 of every coarse code of a song, given all before it."""
+    layout, device = backbone.config.layout, backbone.lm_head.weight.device
+    stream_BS = interleave(codes_2T[None], layout)
+    tokens_BS = torch.cat([torch.tensor([list(prompt)]), stream_BS], dim=1).to(device)
     hidden_SD = backbone.hidden(tokens_BS)[0, len(prompt) - 1 : -1]
-    costs = []
-    for level in range(COARSE_LEVELS):
-        lo, hi = layout.window(level)
-        logits_TV = backbone.window_logits(hidden_SD[level::COARSE_LEVELS], lo, hi)
-        costs.append(
-            functional.cross_entropy(logits_TV, codes_QT[level].to(device), reduction="none")
-        )
-    return torch.stack(costs).double().cpu().numpy()
+    return torch.stack(
+        [
+            backbone.window_logits(hidden_SD[level::COARSE_LEVELS], *layout.window(level))
+            for level in range(COARSE_LEVELS)
+        ]
+    )
 
 
-def _other_lyrics(examples: Sequence[CodesExample]) -> list[str | None]:
+def other_lyrics(examples: Sequence[CodesExample]) -> list[str | None]:
     """Give every song the lyrics of the sung song nearest in length: only the words are wrong.
 
     None where there is nothing to exchange.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +20,43 @@ SHOWN_S = 20.0
 Points = Sequence[tuple[float, float]]
 
 
-def save_curves(
-    path: Path,
-    panels: Mapping[str, Mapping[str, Points]],
-    *,
-    x_label: str,
-    on_message: OnMessage,
-) -> None:
-    """Write one PNG: a panel per quantity, a line per series of (x, y) points, x logarithmic."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Panel:
+    """One quantity, a line per series."""
+
+    title: str
+    """What is up."""
+
+    x_label: str
+    """What is across."""
+
+    series: Mapping[str, Points]
+    """(x, y) points by name."""
+
+    is_log: bool = True
+    """Whether x is logarithmic."""
+
+
+def save_curves(path: Path, panels: Sequence[Panel], *, on_message: OnMessage) -> None:
+    """Write one PNG with panels side by side."""
     pyplot = _pyplot(on_message)
     if pyplot is None:
         return
     figure, axes = pyplot.subplots(
         1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False, layout="constrained"
     )
-    for axis, (title, series) in zip(axes[0], panels.items(), strict=True):
-        for name, points in series.items():
+    names = None
+    for axis, panel in zip(axes[0], panels, strict=True):
+        for name, points in panel.series.items():
             xs, ys = zip(*points, strict=True)
-            axis.plot(xs, ys, marker="o", label=name)
-        axis.set_xscale("log")
-        axis.set_title(title)
-        axis.set_xlabel(x_label)
+            axis.plot(xs, ys, marker="o", markersize=4, label=name)
+        axis.set_xscale("log" if panel.is_log else "linear")
+        axis.set_title(panel.title)
+        axis.set_xlabel(panel.x_label)
         axis.grid(alpha=0.3)
-    axes[0][0].legend()
+        if list(panel.series) != names:
+            names = list(panel.series)
+            axis.legend(fontsize=8)
     _save(pyplot, figure, path, on_message)
 
 

@@ -358,7 +358,7 @@ def _words_table(per: dict[str, dict[str, float]]) -> dict[str, Any]:
 def _plot(path: Path, result: dict[str, Any], on_message: report.OnMessage) -> None:
     """Draw quality over bitrate: ours by levels, Opus by rate."""
     rates = result["kbit_s"]
-    panels = {}
+    panels = []
     for name in ("mel80", "multi_stft", "si_sdr_db", "sdr_1_4k_db"):
         lines = {
             label: sorted(
@@ -368,5 +368,6 @@ def _plot(path: Path, result: dict[str, Any], on_message: report.OnMessage) -> N
             )
             for label, start in (("khala", "k="), ("Opus, hard CBR", "opus-"))
         }
-        panels[name] = {label: points for label, points in lines.items() if points}
-    plots.save_curves(path, panels, x_label="kbit/s", on_message=on_message)
+        series = {label: points for label, points in lines.items() if points}
+        panels.append(plots.Panel(title=name, x_label="kbit/s", series=series))
+    plots.save_curves(path, panels, on_message=on_message)
