@@ -18,7 +18,7 @@ from khala.errors import KhalaError
 
 __all__ = ["add_eval", "run_eval"]
 
-KINDS = ("codec", "backbone", "superres", "songs", "recogniser", "compare")
+KINDS = ("codec", "backbone", "superres", "model", "songs", "recogniser", "compare")
 """The keys of khala.evals.EVALS, known here without loading torch."""
 
 
