@@ -151,4 +151,8 @@ def test_only_what_can_be_sampled_is_scored(whole_model: Any) -> None:
     np.testing.assert_array_equal(one.nats_Q[2:], all_codes.nats_Q[2:])
     np.testing.assert_array_equal(one.energy_unigram_Q[2:], all_codes.energy_unigram_Q[2:])
     assert (one.energy_Q[2:] > all_codes.energy_Q[2:]).all()
+    superres.config = dataclasses.replace(superres.config, sampling_temperature=1e-6)
+    cold = score_levels(*args, top_k=16)
+    np.testing.assert_allclose(cold.energy_Q[2:], one.energy_Q[2:], rtol=1e-5)
+    np.testing.assert_array_equal(cold.nats_Q[2:], one.nats_Q[2:])
     assert superres.config.sampling_top_k < 16 or (own.energy_Q[2:] == all_codes.energy_Q[2:]).all()

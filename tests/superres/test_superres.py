@@ -163,6 +163,9 @@ def test_the_running_sum_is_exact_enough(model: SuperResolution) -> None:
     """The shortcut of adding one level at a time must choose the codes that recomputing would."""
     coarse = some_codes()[0, :2]
     fast = model.complete(PROMPT_S, coarse, top_k=1)
+    model.config = dataclasses.replace(model.config, sampling_temperature=1e-6)
+    cold = model.complete(PROMPT_S, coarse, top_k=8)
+    assert torch.equal(cold, fast), "the model's own temperature divides the logits"
     codes = coarse[None]
     packing = Packing.full(1, 6, 9, torch.device("cpu"))
     for level in range(2, 6):

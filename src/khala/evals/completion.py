@@ -230,7 +230,8 @@ def score_levels(
         vectors_KD = codec.quantizer.vectors(torch.arange(size, device=device)[None], level)[0]
         apart_KK = torch.cdist(vectors_KD.float(), vectors_KD.float())
         least_T1 = logits_TK.topk(min(kept, size), dim=1).values[:, -1:]
-        sampled_TK = logits_TK.masked_fill(logits_TK < least_T1, -torch.inf).softmax(dim=1)
+        kept_TK = logits_TK.masked_fill(logits_TK < least_T1, -torch.inf)
+        sampled_TK = (kept_TK / superres.config.sampling_temperature).softmax(dim=1)
         unigram_K = torch.from_numpy(unigrams[level].probabilities_K).to(apart_KK)
         found[:, level] = (
             float(functional.cross_entropy(logits_TK, true_T)),

@@ -96,7 +96,7 @@ def save_spectrograms(path: Path, waves_CN: Mapping[str, Wave], *, on_message: O
         axis.set_title(title, fontsize=8)
         axis.set_ylabel("kHz", fontsize=7)
         axis.tick_params(labelsize=7)
-    _save(pyplot, figure, path, on_message)
+    _save(pyplot, figure, path, on_message, dpi=75)
 
 
 def _pyplot(on_message: OnMessage) -> Any:
@@ -109,9 +109,9 @@ def _pyplot(on_message: OnMessage) -> Any:
         return None
 
 
-def _save(pyplot: Any, figure: Any, path: Path, on_message: OnMessage) -> None:
+def _save(pyplot: Any, figure: Any, path: Path, on_message: OnMessage, *, dpi: int = 110) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png", metadata={"Software": "khala"})
+        figure.savefig(temporary, dpi=dpi, format="png", metadata={"Software": "khala"})
     pyplot.close(figure)
     on_message(f"wrote {path.name}")

@@ -86,7 +86,7 @@ def complete_songs(
             codes_BQT[item, level, :num_frames] = sample_top_k(
                 logits_BTV[item, :num_frames],
                 top_k=top_k,
-                temperature=1.0,
+                temperature=model.config.sampling_temperature,
                 seed=sketch.seed,
                 stage="superres",
                 level=level,

@@ -37,6 +37,10 @@ class SuperResConfig:
     """Codes kept in sampling where a request does not say; 10 as published. A small model's
     distributions are nearly flat, and 10 codes of 1,024 would be far too few."""
 
+    sampling_temperature: float = 1.0
+    """Divides the logits in sampling; 1 as published. A small model spreads its belief too thinly:
+    what it draws below 1 can be closer both to the song and to what songs are like."""
+
     def __post_init__(self) -> None:
         if self.max_positions < 2:
             raise ConfigError(
@@ -51,6 +55,11 @@ class SuperResConfig:
         if self.sampling_top_k < 1:
             raise ConfigError(
                 f"SuperResConfig.sampling_top_k must be at least 1, not {self.sampling_top_k}"
+            )
+        if not 0.0 < self.sampling_temperature <= 2.0:
+            raise ConfigError(
+                "SuperResConfig.sampling_temperature must be above 0 and at most 2, not "
+                f"{self.sampling_temperature}"
             )
         if self.num_rows is not None and self.num_rows < self.num_read_rows:
             raise ConfigError(

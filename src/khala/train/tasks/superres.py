@@ -115,7 +115,12 @@ def _started(run: SuperResRun, start: Backbone | SuperResolution | None) -> Supe
         return SuperResolution(run.model, seed=run.train.seed)
     if isinstance(start, Backbone):
         return SuperResolution.from_backbone(start, run.model, seed=run.train.seed)
-    if replace(start.config, sampling_top_k=run.model.sampling_top_k) != run.model:
+    shape = replace(
+        start.config,
+        sampling_top_k=run.model.sampling_top_k,
+        sampling_temperature=run.model.sampling_temperature,
+    )
+    if shape != run.model:
         raise ConfigError("the model to go on from has another shape than the recipe's")
     model = SuperResolution(run.model)
     model.load_state_dict(start.state_dict())
