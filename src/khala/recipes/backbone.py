@@ -81,7 +81,9 @@ def backbone_nano_short() -> BackboneRun:
 def backbone_nano() -> BackboneRun:
     """Return the bundled model's second stage: whole songs beside their lines and sections."""
     return BackboneRun(
-        model=BackboneConfig(trunk=nano_trunk(), layout=nano_layout(), max_positions=8192),
+        model=BackboneConfig(
+            trunk=nano_trunk(), layout=nano_layout(), max_positions=8192, guidance_scale=2.0
+        ),
         task=BackboneTaskConfig(
             tokens_per_batch=6144,
             excerpt_max_s=16.0,

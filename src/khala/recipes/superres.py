@@ -44,6 +44,7 @@ def superres_nano() -> SuperResRun:
             max_positions=6144,
             factor_rank=32,
             sampling_top_k=400,
+            sampling_temperature=0.7,
         ),
         # The low levels carry most of what is heard. Whole songs: of an excerpt's positions more
         # than half are its prompt.
