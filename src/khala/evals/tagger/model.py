@@ -33,6 +33,9 @@ FRAME_S = HOP / SAMPLE_RATE_HZ
 SILENT = 1e-4
 """A window without a sample above -80 dBFS: nothing plays in it, whatever the network says."""
 
+MOST_DEVIATIONS = 4.0
+"""An empty band is unlike music, but not without bounds: the floor of the logarithm is arbitrary."""
+
 WINDOWS_AT_ONCE = 8
 
 
@@ -143,6 +146,7 @@ class Tagger(nn.Module):
         """Return one embedding [B, D] a window; its mean level makes no difference."""
         level_B11 = features_BTM.mean(dim=(1, 2), keepdim=True)
         scaled = (features_BTM - level_B11 - self.mean_M) / self.deviation_M
+        scaled = scaled.clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)
         hidden = functional.gelu(self.norm(self.stem(scaled[:, None])))
         for block in self.blocks:
             hidden = block(hidden)

@@ -203,7 +203,8 @@ def _load_examples(
     """
     generator = np.random.default_rng((training.seed, 1))
     fair_s = training.max_hours * 3600 / len(songs)
-    examples, total_s = [], 0.0
+    examples: list[Example] = []
+    total_s = 0.0
     for place in generator.permutation(len(songs)).tolist():
         song = songs[place]
         length_s = min(max(fair_s, config.window_s), song.duration_s)
