@@ -34,7 +34,7 @@ SILENT = 1e-4
 """A window without a sample above -80 dBFS: nothing plays in it, whatever the network says."""
 
 MOST_DEVIATIONS = 4.0
-"""An empty band is unlike music, but not without bounds: the floor of the logarithm is arbitrary."""
+"""An empty band is unlike music, but not without bounds: a logarithm's floor is arbitrary."""
 
 WINDOWS_AT_ONCE = 8
 
