@@ -450,6 +450,9 @@ def test_evals_are_those_of_the_room() -> None:
         (["eval", "codec", "--modell", "nano", "--model", "nano", "--corpus", "c"], "'--model'"),
         (["eval", "codec"], "--model"),
         (["eval", "beauty"], "beauty"),
+        (["eval", "songs", "folder", "--taggr", "t"], "'--tagger'"),
+        (["eval", "tagger", "--corpus", "c"], "--tagger"),
+        (["eval", "tagger", "--corpus", "c", "--tagger", "t", "--train"], "no option '--train'"),
         (["eval", "codec", "--model", "none", "--corpus", "none"], "none"),
     ],
 )
