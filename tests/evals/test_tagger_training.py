@@ -133,16 +133,15 @@ def test_an_instrument_is_there_while_it_plays(band_folder: Path) -> None:
     for song in corpus.songs[:8]:
         example = load_example(corpus, song, config, 0.5, 1.9)
         assert len(example.features_TM) == round(1.9 * RATE_HZ) // 1024 + 1
-        for start_s in (0.0, 0.9):
-            heard_I, sings = labels(example, start_s, 1.0)
+        for start_s in (0.0, 0.85):
+            heard_I, sings = labels(example, start_s, 1.05)
             parts = {
                 note["part"]
                 for note in song.truth()["notes"]
-                if min(note["end_s"], 1.5 + start_s) - max(note["start_s"], 0.5 + start_s) >= 0.99
+                if min(note["end_s"], 1.55 + start_s) - max(note["start_s"], 0.5 + start_s) > 1
             }
-            brief = {note["part"] for note in song.truth()["notes"]} - parts
             names = {name for name, heard in zip(config.instruments, heard_I, strict=True) if heard}
-            assert names == parts - {"vocals"}, (song.id, start_s, brief)
+            assert names == parts - {"vocals"}, (song.id, start_s)
             assert sings == ("vocals" in parts)
         whole = dataclasses.replace(example, notes_N3=None)
         assert labels(whole, 0.0, 1.0)[0].tolist() == example.instruments_I.tolist()
