@@ -84,12 +84,23 @@ def test_clap_gives_its_audio_projection(transformers: Any, tmp_path: Path) -> N
     config = transformers.ClapConfig(text_config=text, audio_config=audio, projection_dim=10)
     folder = tmp_path / "clap"
     transformers.ClapModel(config).save_pretrained(folder)
-    transformers.ClapFeatureExtractor(feature_size=16, max_length_s=3).save_pretrained(folder)
+    transformers.ClapFeatureExtractor(feature_size=16, max_length_s=2).save_pretrained(folder)
     embedding = PretrainedEmbedding.from_folder(folder)
     found = embedding.embed(song(7.5))
     assert found.shape == (10,)
     assert np.array_equal(found, embedding.embed(song(7.5)))
     assert not np.allclose(found, embedding.embed(np.cumsum(song(7.5), axis=1) * 0.01))
+
+
+def test_a_model_that_does_not_take_its_own_features_is_one_line(
+    transformers: Any, encoder: Path
+) -> None:
+    """A folder put together from two models must be named, not end in a traceback."""
+    transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=2).save_pretrained(encoder)
+    embedding = PretrainedEmbedding.from_folder(encoder)
+    with pytest.raises(CheckpointError, match="encoder cannot embed a song") as caught:
+        embedding.embed(song(1.0))
+    assert "\n" not in str(caught.value)
 
 
 def test_the_encoder_half_of_a_pair_is_enough(transformers: Any, tmp_path: Path) -> None:

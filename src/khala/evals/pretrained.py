@@ -54,7 +54,7 @@ class PretrainedEmbedding:
 
         Raises:
             AudioError: the wave holds no sample.
-            CheckpointError: the model gives neither.
+            CheckpointError: the model gives neither, or does not take what its extractor gives.
         """
         if wave_CN.shape[1] == 0:
             raise AudioError("a wave without a sample cannot be heard")
@@ -64,7 +64,10 @@ class PretrainedEmbedding:
         length = round(self._window_s * self._rate_hz)
         num_windows = math.ceil(mono_N.size / length)
         starts = np.linspace(0, max(0, mono_N.size - length), num_windows).round().astype(int)
-        windows = [self._one(mono_N[start : start + length]) for start in starts.tolist()]
+        try:
+            windows = [self._one(mono_N[start : start + length]) for start in starts.tolist()]
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"{self._name} cannot embed a song: {_line(error)}") from error
         mean_D: npt.NDArray[np.float32] = torch.stack(windows).mean(dim=0).float().numpy()
         return mean_D
 
@@ -112,9 +115,13 @@ class PretrainedEmbedding:
                 output_loading_info=True,
             )
         except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"transformers cannot read {folder}: {reason}") from error
+            raise CheckpointError(f"transformers cannot read {folder}: {_line(error)}") from error
         missing = sorted(about["missing_keys"])
         if missing:
             raise CheckpointError(f"{folder}: tensor {missing[0]} is missing")
         return cls(folder.resolve().name, model.eval().float(), extractor)
+
+
+def _line(error: Exception) -> str:
+    """Return the first line of what went wrong."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
