@@ -84,7 +84,9 @@ def test_clap_gives_its_audio_projection(transformers: Any, tmp_path: Path) -> N
     config = transformers.ClapConfig(text_config=text, audio_config=audio, projection_dim=10)
     folder = tmp_path / "clap"
     transformers.ClapModel(config).save_pretrained(folder)
-    transformers.ClapFeatureExtractor(feature_size=16, max_length_s=2).save_pretrained(folder)
+    transformers.ClapFeatureExtractor(
+        feature_size=16, max_length_s=2, truncation="rand_trunc"
+    ).save_pretrained(folder)
     embedding = PretrainedEmbedding.from_folder(folder)
     found = embedding.embed(song(7.5))
     assert found.shape == (10,)
