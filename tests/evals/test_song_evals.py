@@ -133,6 +133,8 @@ def test_instruments_and_style_stand_in_every_row(
         assert (row["sings"], row["singing_right"]) == (False, False)
     assert result["means"]["generated"]["instruments_precision"] == 0.5
     assert result["means"]["originals"]["style_right"] is None
+    (plays,) = [table for table in result["tables"] if table["title"] == "What plays"]
+    assert plays["rows"][0] == ["000001", "drums, tones", "tones", 0.5, 1.0, "pop", None]
     assert "run khala eval tagger" in result["notes"][0]
     assert "2 songs and 2 of the reference" in result["notes"][1]
     assert result["distances"] == []

@@ -311,10 +311,6 @@ def _summary(groups: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "key",
         "key_right",
         "singing_right",
-        "instruments_precision",
-        "instruments_recall",
-        "style_heard",
-        "style_right",
         "loop",
         "recurrence",
         "per",
@@ -332,6 +328,7 @@ def _summary(groups: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "means": means,
         "tables": [
             report.table("Songs", [*names, "faults"], table),
+            *_what_plays(rows),
             report.table(
                 "Means",
                 ["of", *means],
@@ -339,6 +336,24 @@ def _summary(groups: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             ),
         ],
     }
+
+
+def _what_plays(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a table of instruments and styles, where a tagger listened."""
+    if "instruments_heard" not in rows[0]:
+        return []
+    names = ("instruments_precision", "instruments_recall", "style_heard", "wanted_style")
+    table: list[list[report.Cell]] = [
+        [
+            row["song"],
+            ", ".join(row["instruments_heard"]) or "none",
+            ", ".join(row["wanted_instruments"] or ()) or None,
+            *(row[name] for name in names),
+        ]
+        for row in rows
+    ]
+    columns = ["song", "heard", "wanted", "precision", "recall", "style", "wanted style"]
+    return [report.table("What plays", columns, table)]
 
 
 def _checks(ours: dict[str, float | None], rows: list[dict[str, Any]]) -> list[list[report.Cell]]:
