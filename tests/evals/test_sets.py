@@ -94,10 +94,10 @@ def test_the_bias_of_few_songs_is_taken_off() -> None:
 
 
 def test_the_tagger_is_an_embedding_and_its_width_is_weighed() -> None:
-    """Eighteen songs say little of 64 numbers' covariances, and the reader must be told."""
+    """A few songs say little of twenty numbers' covariances, and the reader must be told."""
     torch.manual_seed(0)
     tagger = Tagger(
-        TaggerConfig(instruments=("a",), styles=("b",), num_mels=24, widths=(4, 6), window_s=1.0)
+        TaggerConfig(instruments=("a",), styles=("b",), num_mels=24, widths=(4, 6), embedding=20)
     ).eval()
     sets = SetsOfSongs([tagger, Projection()])
     for one, other in zip(pieces()[:NUM_SONGS], pieces()[NUM_SONGS:], strict=True):
@@ -107,7 +107,7 @@ def test_the_tagger_is_an_embedding_and_its_width_is_weighed() -> None:
     assert [row["embedding"] for row in found["distances"]] == ["tagger"] * 2 + ["projection"] * 2
     assert len(found["tables"][0]["rows"]) == 4
     (note,) = found["notes"]
-    assert "64 numbers of tagger" in note
+    assert "20 numbers of tagger" in note
 
 
 @pytest.mark.parametrize(("num_songs", "num_reference"), [(FEWEST - 1, FEWEST), (FEWEST, 0)])
