@@ -428,7 +428,7 @@ def test_evals_are_those_of_the_room() -> None:
         parser = Parser(prog=kind)
         names = declare(parser, one.arguments)
         by_place = set(names) & set(BY_PLACE)
-        assert by_place or "model" in names or "recogniser" in names
+        assert by_place or "model" in names or {"recogniser", "tagger"} & set(names)
         options = [f"--{name.replace('_', '-')}" for name in names if name not in by_place]
         assert set(options) <= set(parser.options())
         assert "  --" in parser.format_help()
@@ -450,6 +450,9 @@ def test_evals_are_those_of_the_room() -> None:
         (["eval", "codec", "--modell", "nano", "--model", "nano", "--corpus", "c"], "'--model'"),
         (["eval", "codec"], "--model"),
         (["eval", "beauty"], "beauty"),
+        (["eval", "songs", "folder", "--taggr", "t"], "'--tagger'"),
+        (["eval", "tagger", "--corpus", "c"], "--tagger"),
+        (["eval", "tagger", "--corpus", "c", "--tagger", "t", "--train"], "no option '--train'"),
         (["eval", "codec", "--model", "none", "--corpus", "none"], "none"),
     ],
 )

@@ -62,7 +62,7 @@ def save_model(
 
     Args:
         folder: where it goes; an existing model folder there is replaced.
-        kind: "codec", "backbone", "superres", "recogniser": checked when it is read back.
+        kind: "codec", "backbone", "superres", "recogniser", "tagger": checked when it is read back.
         config: a config dataclass, stored beside the weights: inference reads this, not a recipe.
         tensors: stored in the dtype they have.
 

@@ -11,13 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from khala.audio import write_audio
-from khala.errors import ConfigError, CorpusError, RequestError
+from khala.corpus import CorpusSong
+from khala.errors import ConfigError, CorpusError, KhalaError, RequestError
 from khala.evals import EVALS, print_result, report, run_songs_eval
+from khala.evals.distributions import FEWEST
 from khala.evals.recogniser import Recogniser, RecogniserConfig
+from khala.evals.tagger import Tagger, TaggerConfig
 from khala.song import Song, SongRequest
+
+RATE_HZ = 44_100
 
 
 class Player:
@@ -93,6 +99,115 @@ def test_a_row_for_every_song(write_corpus: Any, player: Player, tmp_path: Path)
         assert "cannot be read" in again["notes"][0]
     assert len(player.requests) == 4, "songs that are there are not made again"
     assert again["songs"] == result["songs"]
+
+
+@pytest.fixture
+def tagger_folder(tmp_path: Path) -> Path:
+    """Write an untrained tagger that hears tones and drums in everything that sounds."""
+    torch.manual_seed(0)
+    tagger = Tagger(
+        TaggerConfig(
+            instruments=("drums", "tones"), styles=("jazz", "pop"), num_mels=24, widths=(4, 6),
+            embedding=4, window_s=2.0,
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        tagger.head.bias += torch.tensor([30.0, 30.0, -30.0, 30.0, -30.0])
+    tagger.save(tmp_path / "tagger")
+    return tmp_path / "tagger"
+
+
+def test_instruments_and_style_stand_in_every_row(
+    write_corpus: Any, player: Player, tagger_folder: Path, tmp_path: Path
+) -> None:
+    """What was asked for is in the tags; whether it is heard is part of every song's row."""
+    del player
+    corpus = write_corpus(3, splits=("train", "test", "test_voice"))
+    arguments = {"model": tmp_path, "corpus": corpus, "songs": 2, "tagger": tagger_folder}
+    result = run_songs_eval(**arguments, out=tmp_path / "results")
+    for row in (*result["songs"], *result["originals"]):
+        assert row["instruments_heard"] == ["drums", "tones"]
+        assert row["wanted_instruments"] == ["tones"]
+        assert (row["instruments_precision"], row["instruments_recall"]) == (0.5, 1.0)
+        assert (row["style_heard"], row["style_right"]) == ("pop", None)
+        assert (row["sings"], row["singing_right"]) == (False, False)
+    assert result["means"]["generated"]["instruments_precision"] == 0.5
+    assert result["means"]["originals"]["style_right"] is None
+    (plays,) = [table for table in result["tables"] if table["title"] == "What plays"]
+    assert plays["rows"][0] == ["000001", "drums, tones", "tones", 0.5, 1.0, "pop", None]
+    assert "run khala eval tagger" in result["notes"][0]
+    assert "2 songs and 2 of the reference" in result["notes"][1]
+    assert result["distances"] == []
+    report.write_result(
+        tagger_folder / "errors.json",
+        {
+            "num_songs": 7,
+            "instruments": {"all": {"precision": 0.9, "recall": 0.8, "base_rate": 0.1}},
+            "style": {"accuracy": 0.7, "chance": 0.2},
+        },
+    )
+    said = run_songs_eval(**arguments)["notes"][0]
+    assert "7 held-out originals" in said
+    assert "0.90 are there (guessing 0.10)" in said
+
+
+def test_a_corpus_is_held_against_its_truth(
+    write_corpus: Any, tagger_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The truth says which bass plays; the tags only that one does."""
+    whole = CorpusSong.truth
+    more = {"instruments": ["drums", "gong"], "style": "jazz"}
+    monkeypatch.setattr(CorpusSong, "truth", lambda song: {**whole(song), **more})
+    (row,) = run_songs_eval(write_corpus(2), songs=1, tagger=tagger_folder)["songs"]
+    assert row["wanted_instruments"] == ["drums"]
+    assert (row["wanted_style"], row["style_right"]) == ("jazz", False)
+
+
+def test_a_folder_is_measured_from_another(tagger_folder: Path, tmp_path: Path) -> None:
+    """How far a hundred songs are from music is asked of sets, and an unread file is named."""
+    generator = np.random.default_rng(0)
+    for folder, tilt in (("real", 0.0), ("ours", 0.9)):
+        (tmp_path / folder).mkdir()
+        for index in range(FEWEST):
+            wave_CN = generator.normal(0, 0.02 + 0.001 * index, (1, RATE_HZ)).astype(np.float32)
+            wave_CN[:, 1:] += tilt * wave_CN[:, :-1]
+            write_audio(tmp_path / folder / f"{index}.wav", wave_CN, sample_rate_hz=RATE_HZ)
+    (tmp_path / "real" / "broken.wav").write_bytes(b"not a song")
+    ours, real = tmp_path / "ours", tmp_path / "real"
+    result = run_songs_eval(ours, tagger=tagger_folder, reference=real, out=tmp_path / "out")
+    kernel = result["distances"][1]
+    assert (kernel["embedding"], kernel["num_songs"], kernel["num_reference"]) == (
+        "tagger",
+        FEWEST,
+        FEWEST,
+    )
+    assert kernel["low"] > 0
+    assert [one["file"] for one in result["failed"]] == ["reference: broken.wav"]
+    assert "Distance of the set" in (tmp_path / "out" / "songs.html").read_text()
+    assert "--reference real" in result["command"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"reference": Path("x")}, "--reference needs --tagger or --embedding"),
+        ({"embedding": Path("x")}, "--embedding needs --reference"),
+        ({"tagger": Path("nowhere")}, "nowhere"),
+        ({"tagger": Path("t"), "reference": Path("x"), "model": Path("m")}, "folder of songs, or"),
+    ],
+)
+def test_contradictions_are_one_clear_error(
+    tmp_path: Path, given: dict[str, Path], expected: str
+) -> None:
+    """An option that does nothing looks as if it had done something."""
+    with pytest.raises(KhalaError, match=expected):
+        run_songs_eval(tmp_path, **given)  # type: ignore[arg-type]
+
+
+def test_originals_are_the_reference_of_generated_songs(tmp_path: Path) -> None:
+    """A second reference would leave open which of the two was meant."""
+    with pytest.raises(ConfigError, match="have their originals"):
+        run_songs_eval(model=tmp_path, corpus=tmp_path, tagger=tmp_path, reference=tmp_path)
 
 
 def test_songs_of_the_wrong_length_are_a_fault(

@@ -56,6 +56,8 @@ def test_each_wish_is_judged_by_itself() -> None:
     assert (found["sings"], found["singing_right"]) == (False, True)
     assert agreement(heard, wanted, 30)["singing_right"] is False
     assert agreement(heard, wanted, None)["singing_right"] is None
+    assert agreement(heard, wanted, None, voice_heard=True)["singing_right"] is False
+    assert agreement(heard, wanted, 2, voice_heard=True)["singing_right"] is True
     nothing_said = agreement(heard, Wanted(), 30)
     assert {key for key, value in nothing_said.items() if value is not None} == {"sings"}
     assert agreement(heard, Wanted(duration_s=5.0), None)["duration_right"] is False

@@ -18,7 +18,7 @@ from khala.errors import KhalaError
 
 __all__ = ["add_eval", "run_eval"]
 
-KINDS = ("codec", "backbone", "superres", "model", "songs", "recogniser", "compare")
+KINDS = ("codec", "backbone", "superres", "model", "songs", "recogniser", "tagger", "compare")
 """The keys of khala.evals.EVALS, known here without loading torch."""
 
 
@@ -33,6 +33,8 @@ def add_eval(parser: argparse.ArgumentParser) -> None:
         "  khala eval codec --model nano --corpus corpus --out results\n"
         "  khala eval backbone --model nano --codes codes\n"
         "  khala eval songs my-songs --recogniser ear     any folder of audio\n"
+        "  khala eval tagger --corpus corpus --tagger tagger\n"
+        "  khala eval songs my-songs --tagger tagger --reference originals\n"
         "  khala eval compare before/songs.json after/songs.json\n"
         "  khala eval codec --help        the arguments of one kind\n\n"
         "Each prints tables and, with --out, writes KIND.json with date, hardware and command."

@@ -19,6 +19,7 @@ from khala.evals.recogniser import RecogniserEval, run_recogniser_eval
 from khala.evals.reconstruction import CodecEval, run_codec_eval
 from khala.evals.report import print_result
 from khala.evals.songs import SongsEval, run_songs_eval
+from khala.evals.tagger import TaggerEval, run_tagger_eval
 
 __all__ = [
     "EVALS",
@@ -30,6 +31,7 @@ __all__ = [
     "RecogniserEval",
     "SongsEval",
     "SuperResEval",
+    "TaggerEval",
     "print_result",
     "run_backbone_eval",
     "run_codec_eval",
@@ -38,6 +40,7 @@ __all__ = [
     "run_recogniser_eval",
     "run_songs_eval",
     "run_superres_eval",
+    "run_tagger_eval",
 ]
 
 
@@ -61,5 +64,6 @@ EVALS: Mapping[str, Evaluation] = MappingProxyType(
         "songs": Evaluation(arguments=SongsEval, run=run_songs_eval),
         "compare": Evaluation(arguments=CompareEval, run=run_compare_eval),
         "recogniser": Evaluation(arguments=RecogniserEval, run=run_recogniser_eval),
+        "tagger": Evaluation(arguments=TaggerEval, run=run_tagger_eval),
     }
 )

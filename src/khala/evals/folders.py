@@ -90,6 +90,9 @@ def wanted_of(corpus_song: CorpusSong) -> Wanted:
         key=truth.get("key", read.key),
         instrumental=corpus_song.instrumental,
         lyrics=corpus_song.lyrics,
+        instruments=tuple(truth["instruments"]) if "instruments" in truth else None,
+        style=truth.get("style"),
+        prompt=prompt,
     )
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from khala.evals import plots, report
 from khala.evals.distances import Wave
 from khala.evals.folders import failure, items_of, wanted_of
 from khala.evals.generation import choose_requests, make_song
-from khala.evals.listening import listen, tempo_agrees
+from khala.evals.listeners import Listeners, open_listeners, score_song
+from khala.evals.listening import tempo_agrees
 from khala.evals.recogniser import Recogniser, lrc_text, time_words
-from khala.evals.sung import score_words
-from khala.evals.wanted import Wanted, agreement
+from khala.evals.sets import SetsOfSongs
+from khala.evals.tagger import how_well_it_hears
 from khala.infer import Khala
 from khala.song import SongRequest
 
@@ -39,6 +40,9 @@ MEANS = (
     "tempo_right_octaves",
     "key_right",
     "singing_right",
+    "instruments_precision",
+    "instruments_recall",
+    "style_right",
     "loudness_lufs",
     "true_peak_dbtp",
     "flux",
@@ -75,6 +79,16 @@ class SongsEval:
     recogniser: Path | None = None
     """Folder of a trained recogniser: adds phoneme error rates, and whether somebody sings."""
 
+    tagger: Path | None = None
+    """Folder of a trained tagger: adds the instruments and the style that are heard."""
+
+    reference: Path | None = None
+    """Folder of songs to measure the whole set's distance from; needs --tagger or --embedding.
+    Generated songs are measured from their originals."""
+
+    embedding: Path | None = None
+    """Folder of a CLAP, wav2vec or other encoder for transformers: distances by it too."""
+
     lrc: Path | None = None
     """Folder for .lrc files: when each word of the lyrics is sung; needs --recogniser."""
 
@@ -101,6 +115,9 @@ def run_songs_eval(
     out: Path | None = None,
     songs: int | None = None,
     recogniser: Path | None = None,
+    tagger: Path | None = None,
+    reference: Path | None = None,
+    embedding: Path | None = None,
     lrc: Path | None = None,
     audio: Path | None = None,
     seconds: float | None = None,
@@ -118,20 +135,16 @@ def run_songs_eval(
     """
     arguments = dict(locals())
     arguments.pop("on_message")
-    if (folder is None) == (model is None) or (model is None) != (corpus is None):
-        raise ConfigError("give a folder of songs, or --model and --corpus to generate them")
-    if songs is not None and songs < 1:
-        raise ConfigError(f"--songs is {songs}: at least 1")
-    if lrc is not None and recogniser is None:
-        raise ConfigError("--lrc needs --recogniser: it hears when words are sung")
-    ear = None if recogniser is None else Recogniser.from_pretrained(recogniser)
+    _check(SongsEval(**arguments))
+    in_sets = folder is None or reference is not None
+    listeners = open_listeners(recogniser, tagger, embedding, in_sets=in_sets)
 
     def keep_times(name: str, wave_CN: Wave, lyrics: str) -> None:
-        if lrc is not None and ear is not None and lyrics:
-            _write_lrc(lrc / name, wave_CN, lyrics, ear, on_message)
+        if lrc is not None and listeners.ear is not None and lyrics:
+            _write_lrc(lrc / name, wave_CN, lyrics, listeners.ear, on_message)
 
     if folder is not None:
-        result, waves = _score_folder(folder, songs, ear, keep_times, on_message)
+        result, waves = _score_folder(folder, songs, reference, listeners, keep_times, on_message)
     else:
         assert model is not None
         assert corpus is not None
@@ -140,9 +153,17 @@ def run_songs_eval(
         asked = choose_requests(opened, maker, most, seconds=seconds, levels=levels, seed=seed)
         if len(asked) < most:
             on_message(f"{len(asked)} held-out songs can be asked for, not {most}")
-        result, waves = _score_generated(maker, opened, asked, audio, ear, keep_times, on_message)
-    if ear is not None:
-        result["notes"] = [_how_well_it_hears(Path(str(recogniser)))]
+        result, waves = _score_generated(
+            maker, opened, asked, audio, listeners, keep_times, on_message
+        )
+    apart = listeners.sets.distances()
+    result["distances"] = apart["distances"]
+    result["tables"] += apart["tables"]
+    result["notes"] = [
+        *([] if recogniser is None else [_how_well_it_hears(recogniser)]),
+        *([] if tagger is None else [how_well_it_hears(tagger)]),
+        *apart["notes"],
+    ]
     return report.finish(
         "songs",
         result,
@@ -153,34 +174,28 @@ def run_songs_eval(
     )
 
 
-def score_song(
-    wave_CN: Wave, wanted: Wanted, lyrics: Sequence[str], ear: Recogniser | None
-) -> dict[str, Any]:
-    """Return everything that is heard of one song, as plain values.
-
-    Args:
-        wave_CN: the song.
-        wanted: what it was asked to be.
-        lyrics: of all songs, its own too: other songs' words are the ceiling of its error rate.
-        ear: recognises phonemes; None leaves the words out.
-    """
-    heard = listen(wave_CN)
-    words = {} if ear is None else score_words(wave_CN, wanted.lyrics, lyrics, ear)
-    agrees = agreement(heard, wanted, words.get("phonemes_heard"))
-    faults = [*heard.faults(), *(["duration"] if agrees["duration_right"] is False else [])]
-    return {
-        "instrumental": wanted.instrumental,
-        **asdict(heard),
-        **agrees,
-        **words,
-        "faults": faults,
-    }
+def _check(asked: SongsEval) -> None:
+    """Refuse arguments that contradict each other."""
+    folder, embeds = asked.folder, asked.tagger or asked.embedding
+    if (folder is None) == (asked.model is None) or (asked.model is None) != (asked.corpus is None):
+        raise ConfigError("give a folder of songs, or --model and --corpus to generate them")
+    if asked.songs is not None and asked.songs < 1:
+        raise ConfigError(f"--songs is {asked.songs}: at least 1")
+    if asked.lrc is not None and asked.recogniser is None:
+        raise ConfigError("--lrc needs --recogniser: it hears when words are sung")
+    if asked.reference is not None and folder is None:
+        raise ConfigError("--reference is for a folder: generated songs have their originals")
+    if asked.reference is not None and embeds is None:
+        raise ConfigError("--reference needs --tagger or --embedding: songs are compared by them")
+    if asked.embedding is not None and folder is not None and asked.reference is None:
+        raise ConfigError("--embedding needs --reference: a folder to measure the distance from")
 
 
 def _score_folder(
     folder: Path,
     most: int | None,
-    ear: Recogniser | None,
+    reference: Path | None,
+    listeners: Listeners,
     keep_times: Callable[[str, Wave, str], None],
     on_message: report.OnMessage,
 ) -> tuple[dict[str, Any], dict[str, Wave]]:
@@ -196,11 +211,14 @@ def _score_folder(
             failed.append(failure(folder, item.name, error))
             continue
         keep_times(str(Path(item.name).with_suffix(".lrc")), wave_CN, item.wanted.lyrics)
-        row = score_song(wave_CN, item.wanted, lyrics, ear)
+        row = score_song(wave_CN, item.wanted, lyrics, listeners)
+        listeners.sets.add_song(wave_CN)
         rows.append({"song": item.name, "split": item.split, **row})
         if len(waves) < MOST_PICTURES:
             waves[item.name] = plots.beginning(wave_CN)
         on_message(f"{number} of {len(items)}: {item.name}")
+    if reference is not None:
+        failed += _hear_reference(reference, listeners.sets, on_message)
     for one in failed:
         on_message(f"not scored: {one['file']}: {one['error']}")
     if not rows:
@@ -216,12 +234,26 @@ def _score_folder(
     return result, waves
 
 
+def _hear_reference(
+    folder: Path, sets: SetsOfSongs, on_message: report.OnMessage
+) -> list[dict[str, str]]:
+    """Hear every song of the reference; return what cannot be read."""
+    items, failed = items_of(folder)
+    on_message(f"{len(items)} songs of the reference")
+    for item in items:
+        try:
+            sets.add_reference(item.read())
+        except KhalaError as error:
+            failed.append(failure(folder, item.name, error))
+    return [{**one, "file": f"reference: {one['file']}"} for one in failed]
+
+
 def _score_generated(
     maker: Khala,
     corpus: Corpus,
     asked: Sequence[tuple[CorpusSong, SongRequest]],
     audio: Path | None,
-    ear: Recogniser | None,
+    listeners: Listeners,
     keep_times: Callable[[str, Wave, str], None],
     on_message: report.OnMessage,
 ) -> tuple[dict[str, Any], dict[str, Wave]]:
@@ -234,10 +266,14 @@ def _score_generated(
         wave_CN = maker.decode(made)
         on_message(f"{song.id}: {made.ended}, {time.monotonic() - started:.0f} s")
         keep_times(f"{song.id}.lrc", wave_CN, song.lyrics)
-        wanted, about = wanted_of(song), {"song": song.id, "split": song.split}
-        row = {**about, **score_song(wave_CN, wanted, lyrics, ear)}
+        original_CN, about = corpus.read(song), {"song": song.id, "split": song.split}
+        # a request for "bass" is not held to the upright bass of the original
+        wanted = replace(wanted_of(song), instruments=None, style=None, prompt=request.prompt)
+        row = {**about, **score_song(wave_CN, wanted, lyrics, listeners)}
         rows.append({**row, "ended": made.ended})
-        originals.append({**about, **score_song(corpus.read(song), wanted, lyrics, ear)})
+        originals.append({**about, **score_song(original_CN, wanted, lyrics, listeners)})
+        listeners.sets.add_song(wave_CN)
+        listeners.sets.add_reference(original_CN)
         waves[f"{song.id}  {request.prompt[:60]}"] = plots.beginning(wave_CN)
     result = _summary({"generated": rows, "originals": originals})
     result["checks"] = _checks(result["means"]["generated"], rows)
@@ -292,6 +328,7 @@ def _summary(groups: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "means": means,
         "tables": [
             report.table("Songs", [*names, "faults"], table),
+            *_what_plays(rows),
             report.table(
                 "Means",
                 ["of", *means],
@@ -299,6 +336,24 @@ def _summary(groups: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             ),
         ],
     }
+
+
+def _what_plays(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a table of instruments and styles, where a tagger listened."""
+    if "instruments_heard" not in rows[0]:
+        return []
+    names = ("instruments_precision", "instruments_recall", "style_heard", "wanted_style")
+    table: list[list[report.Cell]] = [
+        [
+            row["song"],
+            ", ".join(row["instruments_heard"]) or "none",
+            ", ".join(row["wanted_instruments"] or ()) or None,
+            *(row[name] for name in names),
+        ]
+        for row in rows
+    ]
+    columns = ["song", "heard", "wanted", "precision", "recall", "style", "wanted style"]
+    return [report.table("What plays", columns, table)]
 
 
 def _checks(ours: dict[str, float | None], rows: list[dict[str, Any]]) -> list[list[report.Cell]]:

@@ -1,7 +1,8 @@
 """What a song was asked to be, and how far what is heard agrees with it.
 
 A request is prose; only what has one meaning is read from it: a tempo in numbers, a key by name,
-whether somebody sings. The rest ("dreamy", "90s") is for listeners.
+whether somebody sings, and the names a tagger knows (`khala.evals.named`). The rest ("dreamy",
+"90s") is for listeners.
 """
 
 from __future__ import annotations
@@ -47,6 +48,15 @@ class Wanted:
     lyrics: str = ""
     """The words to be sung."""
 
+    instruments: tuple[str, ...] | None = None
+    """Everything that is to play, where the truth is known; None: what the prompt names."""
+
+    style: str | None = None
+    """The style, where the truth is known; None: what the prompt names."""
+
+    prompt: str = ""
+    """The request in words: instruments and style are read from it (`khala.evals.named`)."""
+
     @classmethod
     def of_prompt(
         cls,
@@ -71,19 +81,25 @@ class Wanted:
             key=keys.pop() if len(keys) == 1 else None,
             instrumental=instrumental,
             lyrics=lyrics,
+            prompt=prompt,
         )
 
 
-def agreement(heard: Heard, wanted: Wanted, phonemes_heard: int | None) -> dict[str, Any]:
+def agreement(
+    heard: Heard, wanted: Wanted, phonemes_heard: int | None, *, voice_heard: bool | None = None
+) -> dict[str, Any]:
     """Return what was wanted beside whether it is so; None where nothing was said.
 
     Args:
         heard: the song.
         wanted: its request.
         phonemes_heard: by a recogniser; None without one.
+        voice_heard: by a tagger, which is asked where there is no recogniser; None without one.
     """
     bpm, key = wanted.bpm, wanted.key
-    sings = None if phonemes_heard is None else phonemes_heard / heard.duration_s >= SUNG_PER_S
+    sings = voice_heard
+    if phonemes_heard is not None:
+        sings = phonemes_heard / heard.duration_s >= SUNG_PER_S
     asked = wanted.instrumental
     return {
         "wanted_s": wanted.duration_s,

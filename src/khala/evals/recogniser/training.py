@@ -20,12 +20,10 @@ from torch.nn import functional
 from khala.corpus import Corpus, CorpusSong
 from khala.errors import ConfigError, CorpusError
 from khala.evals.distances import Wave
+from khala.evals.learning import band_statistics, disturb, optimise
 from khala.evals.recogniser.lyrics import collect_words
 from khala.evals.recogniser.model import BLANK, STEP_S, Recogniser, RecogniserConfig, features
 from khala.evals.report import OnMessage
-
-LONGEST_STEP_S = 10.0
-"""A step counts as no longer than this: a computer that slept must not end the training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,8 +98,18 @@ def train_recogniser(
         f"features of {len(songs)} songs, {hours:.2f} h, in {time.monotonic() - started:.0f} s; "
         f"{len(names)} phonemes, {len(model.words)} words"
     )
-    _standardise(model, mixes)
-    _optimise(model, mixes, stems, training, on_message)
+    mean_M, deviation_M = band_statistics([example.features_TM for example in mixes])
+    model.mean_M.copy_(mean_M)
+    model.deviation_M.copy_(deviation_M)
+    generator = np.random.default_rng(training.seed)
+    optimise(
+        model,
+        lambda: _loss(model, _batch(mixes, stems, training, generator), training),
+        minutes=training.minutes,
+        max_steps=training.max_steps,
+        peak_rate=training.peak_rate,
+        on_message=on_message,
+    )
     return model.eval()
 
 
@@ -149,45 +157,6 @@ def _first_hours(songs: Sequence[CorpusSong], max_hours: float) -> list[CorpusSo
     return taken
 
 
-def _standardise(model: Recogniser, examples: Sequence[Example]) -> None:
-    """Set the model's mean and deviation of every band from at most fifty songs."""
-    some = np.concatenate([e.features_TM[::4].astype(np.float32) for e in examples[:50]])
-    model.mean_M.copy_(torch.from_numpy(some.mean(axis=0)))
-    model.deviation_M.copy_(torch.from_numpy(some.std(axis=0)).clamp_min(0.1))
-
-
-def _optimise(
-    model: Recogniser,
-    mixes: Sequence[Example],
-    stems: Sequence[Example],
-    training: RecogniserTraining,
-    on_message: OnMessage,
-) -> None:
-    optimiser = torch.optim.AdamW(model.parameters(), lr=training.peak_rate, weight_decay=0.02)
-    generator = np.random.default_rng(training.seed)
-    model.train()
-    before = last_said = time.monotonic()
-    step, spent_s, done, smoothed = 0, 0.0, 0.0, float("nan")
-    while done < 1.0 and step < training.max_steps:
-        warm = min(1.0, (step + 1) / 100)
-        for group in optimiser.param_groups:
-            group["lr"] = training.peak_rate * warm * 0.5 * (1 + np.cos(np.pi * done)) + 1e-6
-        loss = _loss(model, _batch(mixes, stems, training, generator), training)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
-        optimiser.step()
-        step += 1
-        value, now = loss.item(), time.monotonic()
-        spent_s += min(now - before, LONGEST_STEP_S)
-        before, done = now, spent_s / (60 * training.minutes)
-        smoothed = value if step == 1 else 0.95 * smoothed + 0.05 * value
-        if now - last_said > 20:
-            on_message(f"step {step}, {100 * done:.0f} % of the time, loss {smoothed:.3f}")
-            last_said = now
-    on_message(f"{step} steps in {spent_s:.0f} s, loss {smoothed:.3f}")
-
-
 def _batch(
     mixes: Sequence[Example],
     stems: Sequence[Example],
@@ -205,30 +174,12 @@ def _batch(
         for index in chosen.tolist():
             spare = max(1, len(examples[index].features_TM) // 2 - num_steps)
             crops.append(crop(examples[index], int(generator.integers(spare)), num_steps))
-    disturbed = [_disturb(features_TM, generator) for features_TM, _, _ in crops]
+    disturbed = [disturb(features_TM, generator) for features_TM, _, _ in crops]
     return (
         torch.from_numpy(np.stack(disturbed)),
         torch.stack([steps_S for _, steps_S, _ in crops]),
         [ids for _, _, ids in crops],
     )
-
-
-def _disturb(features_TM: Wave, generator: np.random.Generator) -> Wave:
-    """Change gain and tilt, raise the noise floor, mask bands and moments (arXiv 1904.08779)."""
-    num_frames, num_mels = features_TM.shape
-    tilt_M = np.linspace(-1, 1, num_mels, dtype=np.float32) * np.float32(generator.normal(0, 0.3))
-    features_TM = features_TM + tilt_M + np.float32(generator.normal(0, 0.2))
-    if generator.random() < 0.5:
-        floor = np.quantile(features_TM, generator.uniform(0.0, 0.3))
-        noise_TM = generator.normal(floor, 0.5, features_TM.shape).astype(np.float32)
-        features_TM = np.maximum(features_TM, noise_TM)
-    middle = np.float32(features_TM.mean())
-    for _ in range(2):
-        width, length = int(generator.integers(0, 12)), int(generator.integers(0, 16))
-        low, first = int(generator.integers(num_mels)), int(generator.integers(num_frames))
-        features_TM[:, low : low + width] = middle
-        features_TM[first : first + length] = middle
-    return features_TM
 
 
 def _loss(

@@ -1,0 +1,127 @@
+"""Embeddings of models that somebody else trained, from a folder, through `transformers`.
+
+CLAP, wav2vec 2.0, HuBERT, Whisper and whatever else its AutoModel knows. Nothing is downloaded, no
+code of the folder is run, and only safetensors are read.
+
+Shape letters, this file only: C channels, N samples, D width, S steps.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from khala.audio import resample
+from khala.errors import AudioError, CheckpointError, ConfigError
+from khala.evals.distances import SAMPLE_RATE_HZ, Wave
+
+__all__ = ["PretrainedEmbedding"]
+
+WINDOW_S = 10.0
+SHORTEST_S = 1.0
+"""Shorter songs are followed by silence: convolutional encoders refuse a few milliseconds."""
+
+
+class PretrainedEmbedding:
+    """An encoder and the features it wants; a song's embedding is the mean over its windows."""
+
+    def __init__(self, name: str, model: Any, extractor: Any) -> None:
+        self._name = name
+        self._model = model
+        self._extractor = extractor
+        self._rate_hz = int(extractor.sampling_rate)
+        # Whisper pads whatever it is given to its chunk; CLAP draws a part of longer sounds
+        fixed_s = getattr(extractor, "chunk_length", None) or getattr(
+            extractor, "max_length_s", None
+        )
+        self._window_s = float(fixed_s or WINDOW_S)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self._name
+
+    @torch.inference_mode()
+    def embed(self, wave_CN: Wave) -> npt.NDArray[np.float32]:
+        """Return [D]: CLAP's audio projection, or the mean of an encoder's last hidden state.
+
+        Raises:
+            AudioError: the wave holds no sample.
+            CheckpointError: the model gives neither, or does not take what its extractor gives.
+        """
+        if wave_CN.shape[1] == 0:
+            raise AudioError("a wave without a sample cannot be heard")
+        mono_1N = np.asarray(wave_CN, dtype=np.float32).mean(axis=0, keepdims=True)
+        mono_N = resample(mono_1N, SAMPLE_RATE_HZ, self._rate_hz)[0]
+        mono_N = np.pad(mono_N, (0, max(0, round(SHORTEST_S * self._rate_hz) - mono_N.size)))
+        length = round(self._window_s * self._rate_hz)
+        num_windows = math.ceil(mono_N.size / length)
+        starts = np.linspace(0, max(0, mono_N.size - length), num_windows).round().astype(int)
+        try:
+            windows = [self._one(mono_N[start : start + length]) for start in starts.tolist()]
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"{self._name} cannot embed a song: {_line(error)}") from error
+        mean_D: npt.NDArray[np.float32] = torch.stack(windows).mean(dim=0).float().numpy()
+        return mean_D
+
+    def _one(self, mono_N: npt.NDArray[np.float32]) -> Tensor:
+        """Return [D] for one window."""
+        inputs = self._extractor(mono_N, sampling_rate=self._rate_hz, return_tensors="pt")
+        if hasattr(self._model, "get_audio_features"):
+            found = self._model.get_audio_features(**inputs)
+            projected_1D: Tensor = getattr(found, "pooler_output", found)
+            return projected_1D[0]
+        is_pair = getattr(self._model.config, "is_encoder_decoder", False)
+        encoder = self._model.get_encoder() if is_pair else self._model
+        hidden_1SD = getattr(encoder(**inputs), "last_hidden_state", None)
+        if not isinstance(hidden_1SD, Tensor) or hidden_1SD.ndim != 3:
+            raise CheckpointError(f"{self._name} is no encoder: it has no last hidden state")
+        return hidden_1SD[0].mean(dim=0)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> PretrainedEmbedding:
+        """Read a model that ``save_pretrained`` wrote, with its feature extractor.
+
+        Raises:
+            ConfigError: transformers is not installed.
+            CheckpointError: no such folder, or nothing that transformers can read as a whole.
+        """
+        if not folder.is_dir():
+            raise CheckpointError(f"there is no folder {folder} with a model to embed songs by")
+        try:
+            import transformers
+        except ImportError as error:
+            raise ConfigError(
+                "--embedding needs transformers: pip install 'khala[embed]'"
+            ) from error
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            extractor = transformers.AutoFeatureExtractor.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            model, about = transformers.AutoModel.from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(f"transformers cannot read {folder}: {_line(error)}") from error
+        missing = sorted(about["missing_keys"])
+        if missing:
+            raise CheckpointError(f"{folder}: tensor {missing[0]} is missing")
+        return cls(folder.resolve().name, model.eval().float(), extractor)
+
+
+def _line(error: Exception) -> str:
+    """Return the first line of what went wrong."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
