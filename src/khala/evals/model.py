@@ -9,7 +9,7 @@ Shape letters: Q levels, T frames, K codes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from khala.superres import SuperResolution
 from khala.tokens import build_prompt
 
 COARSE_LEVELS = 2
+LYRICS_LEVELS = frozenset({0, 1, 2, 3, 7, 15, 31, 63})
+"""Levels whose cost is measured with other lyrics too: a pass over the song for each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +77,7 @@ class Judged:
     """By level, each given the true codes before it and below it."""
 
     lyrics_gaps: dict[int, float]
-    """Nats that other lyrics cost more, by level; empty for instrumentals."""
+    """Nats that other lyrics cost more, by some of the levels; empty for instrumentals."""
 
     course: Course
     dial: list[Stop]
@@ -177,22 +179,22 @@ def _guesses(
     """Return what both models say of every level of a song, and what its lyrics are worth."""
     codes_QT = example.codes_QT[:, :num_frames].astype(np.int64)
     coarse_2T = torch.from_numpy(codes_QT[:COARSE_LEVELS])
-    found: list[dict[int, Guesses]] = []
-    for lyrics in (None, other) if other is not None else (None,):
+
+    def judge(lyrics: str | None, levels: Iterable[int]) -> dict[int, Guesses]:
         prompt = parts.prompt(example, lyrics)
         logits_2TK = coarse_logits(parts.backbone, prompt, coarse_2T)
         one = {level: Guesses.of(logits_2TK[level], coarse_2T[level]) for level in (0, 1)}
-        for level in range(COARSE_LEVELS, parts.superres.config.layout.num_levels):
+        for level in levels:
             logits_TK = fine_logits(parts.superres, prompt, codes_QT, level)
             one[level] = Guesses.of(logits_TK, torch.from_numpy(codes_QT[level]))
-        found.append(one)
-    right, *wrong = found
-    gaps = {
-        level: float(one[level].nats_N.mean() - right[level].nats_N.mean())
-        for one in wrong
-        for level in right
+        return one
+
+    fine = range(COARSE_LEVELS, parts.superres.config.layout.num_levels)
+    right = judge(None, fine)
+    wrong = {} if other is None else judge(other, [at for at in fine if at in LYRICS_LEVELS])
+    return right, {
+        level: float(one.nats_N.mean() - right[level].nats_N.mean()) for level, one in wrong.items()
     }
-    return right, gaps
 
 
 def _summary(judged: Sequence[Judged], *, frame_rate_hz: float, seconds: float) -> dict[str, Any]:
@@ -257,7 +259,7 @@ def _levels(judged: Sequence[Judged]) -> list[dict[str, float]]:
     rows = []
     for level in judged[0].guesses:
         guesses = Guesses.joined([one.guesses[level] for one in judged])
-        gap, error = _mean([one.lyrics_gaps[level] for one in judged if one.lyrics_gaps])
+        gap, error = _mean([one.lyrics_gaps[level] for one in judged if level in one.lyrics_gaps])
         rows.append(
             {
                 "level": float(level),

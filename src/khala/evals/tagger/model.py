@@ -30,6 +30,9 @@ HOP = 1024
 FRAME_S = HOP / SAMPLE_RATE_HZ
 """Time between two mel frames: 23.2 ms."""
 
+FLOOR = 1e-3
+"""Least magnitude of a mel band, whose logarithm stands for nothing at all."""
+
 SILENT = 1e-4
 """A window without a sample above -80 dBFS: nothing plays in it, whatever the network says."""
 
@@ -247,7 +250,7 @@ def features(wave_CN: Wave, *, num_mels: int = 96) -> Floats:
     """Log-mel frames [T, M] of the mono mix every 23.2 ms, 30 Hz to 16 kHz."""
     mono_N = torch.from_numpy(np.ascontiguousarray(wave_CN, dtype=np.float32)).mean(dim=0)
     mel_MT = log_mel(
-        mono_N, n_fft=4096, hop=HOP, n_mels=num_mels, f_min=30.0, f_max=16_000.0, floor=1e-3
+        mono_N, n_fft=4096, hop=HOP, n_mels=num_mels, f_min=30.0, f_max=16_000.0, floor=FLOOR
     )
     return np.ascontiguousarray(mel_MT.T.numpy())
 

@@ -20,14 +20,18 @@ from torch.nn import functional
 
 from khala.corpus import Corpus, CorpusSong
 from khala.errors import ConfigError, CorpusError
+from khala.evals.distances import Wave
 from khala.evals.learning import band_statistics, disturb, optimise
 from khala.evals.report import OnMessage
-from khala.evals.tagger.model import FRAME_S, Tagger, TaggerConfig, features
+from khala.evals.tagger.model import FLOOR, FRAME_S, Tagger, TaggerConfig, features
 from khala.evals.tagger.scoring import best_threshold
 
 KEEP_APART_EVERY = 10
 FEWEST_NOTES, FEWEST_SOUNDING_S = 2, 1.0
 """An instrument is heard in a crop where it plays two notes, or one for a second."""
+
+DULL_SHARE = 0.25
+"""Of the crops, these lose their highs: a dull recording has the same band in it."""
 
 INSTRUMENTS_WEIGHT = 6.0
 """Of the mean cross-entropy of instruments beside those of style and singing."""
@@ -282,7 +286,7 @@ def _batch(
         crop_TM = example.features_TM[first : first + num_frames].astype(np.float32)
         crop_TM = np.pad(crop_TM, ((0, missing), (0, 0)), mode="wrap")
         heard_I, somebody_sings = labels(example, first * FRAME_S, num_frames * FRAME_S)
-        spectra.append(disturb(crop_TM, generator))
+        spectra.append(disturb(_dulled(crop_TM, generator), generator))
         instruments.append(heard_I)
         styles.append(example.style)
         sings.append(somebody_sings)
@@ -292,6 +296,14 @@ def _batch(
         torch.tensor(styles),
         torch.tensor(sings).float(),
     )
+
+
+def _dulled(crop_TM: npt.NDArray[np.float32], generator: np.random.Generator) -> Wave:
+    """Empty the bands above a drawn one in some of the crops."""
+    num_mels = crop_TM.shape[1]
+    if generator.random() < DULL_SHARE:
+        crop_TM[:, int(generator.integers(num_mels // 3, num_mels)) :] = np.log(FLOOR)
+    return crop_TM
 
 
 def _loss(model: Tagger, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
