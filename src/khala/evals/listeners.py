@@ -19,6 +19,7 @@ from khala.evals.recogniser import Recogniser
 from khala.evals.sets import SetsOfSongs
 from khala.evals.sung import score_words
 from khala.evals.tagger import Tagger
+from khala.evals.transcriber import Transcriber, score_transcript
 from khala.evals.wanted import Wanted, agreement
 
 __all__ = ["Listeners", "open_listeners", "score_song"]
@@ -34,18 +35,26 @@ class Listeners:
     tagger: Tagger | None
     """Hears instruments and style."""
 
+    transcriber: Transcriber | None
+    """Hears words too, by somebody else's model."""
+
     sets: SetsOfSongs
     """Compares all songs with all originals."""
 
 
 def open_listeners(
-    recogniser: Path | None, tagger: Path | None, embedding: Path | None, *, in_sets: bool
+    recogniser: Path | None,
+    tagger: Path | None,
+    embedding: Path | None,
+    transcriber: Path | None = None,
+    *,
+    in_sets: bool,
 ) -> Listeners:
     """Read the models that listen from their folders; with ``in_sets`` they compare sets too.
 
     Raises:
         CheckpointError: a model cannot be read.
-        ConfigError: ``embedding`` is given and transformers is not installed.
+        ConfigError: a model for transformers is given and that is not installed.
     """
     heard_by = None if tagger is None else Tagger.from_pretrained(tagger)
     by: list[Embedding] = [] if heard_by is None else [heard_by]
@@ -53,6 +62,7 @@ def open_listeners(
     return Listeners(
         ear=None if recogniser is None else Recogniser.from_pretrained(recogniser),
         tagger=heard_by,
+        transcriber=None if transcriber is None else Transcriber.from_folder(transcriber),
         sets=SetsOfSongs(by if in_sets else []),
     )
 
@@ -66,11 +76,15 @@ def score_song(
         wave_CN: the song.
         wanted: what it was asked to be.
         lyrics: of all songs, its own too: other songs' words are the ceiling of its error rate.
-        listeners: words are left out without an ear, instruments and style without a tagger.
+        listeners: phonemes are left out without an ear, words without a transcriber, instruments
+            and style without a tagger.
     """
     ear, tagger = listeners.ear, listeners.tagger
     heard = listen(wave_CN)
     words = {} if ear is None else score_words(wave_CN, wanted.lyrics, lyrics, ear)
+    if listeners.transcriber is not None:
+        heard_words = listeners.transcriber.transcribe(wave_CN)
+        words |= score_transcript(heard_words, wanted.lyrics, lyrics)
     tags = None if tagger is None else tagger.hear(wave_CN)
     voice_heard = None if tags is None else tags.sings
     agrees = agreement(heard, wanted, words.get("phonemes_heard"), voice_heard=voice_heard)

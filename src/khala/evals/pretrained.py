@@ -9,6 +9,7 @@ Shape letters, this file only: C channels, N samples, D width, S steps.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from khala.audio import resample
 from khala.errors import AudioError, CheckpointError, ConfigError
 from khala.evals.distances import SAMPLE_RATE_HZ, Wave
 
-__all__ = ["PretrainedEmbedding"]
+__all__ = ["PretrainedEmbedding", "one_line", "read_whole"]
 
 WINDOW_S = 10.0
 SHORTEST_S = 1.0
@@ -67,7 +68,7 @@ class PretrainedEmbedding:
         try:
             windows = [self._one(mono_N[start : start + length]) for start in starts.tolist()]
         except (ValueError, TypeError, RuntimeError) as error:
-            raise CheckpointError(f"{self._name} cannot embed a song: {_line(error)}") from error
+            raise CheckpointError(f"{self._name} cannot embed a song: {one_line(error)}") from error
         mean_D: npt.NDArray[np.float32] = torch.stack(windows).mean(dim=0).float().numpy()
         return mean_D
 
@@ -93,35 +94,73 @@ class PretrainedEmbedding:
             ConfigError: transformers is not installed.
             CheckpointError: no such folder, or nothing that transformers can read as a whole.
         """
-        if not folder.is_dir():
-            raise CheckpointError(f"there is no folder {folder} with a model to embed songs by")
-        try:
-            import transformers
-        except ImportError as error:
-            raise ConfigError(
-                "--embedding needs transformers: pip install 'khala[embed]'"
-            ) from error
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
-        try:
-            extractor = transformers.AutoFeatureExtractor.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-            model, about = transformers.AutoModel.from_pretrained(
-                folder,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(f"transformers cannot read {folder}: {_line(error)}") from error
-        missing = sorted(about["missing_keys"])
-        if missing:
-            raise CheckpointError(f"{folder}: tensor {missing[0]} is missing")
-        return cls(folder.resolve().name, model.eval().float(), extractor)
+        model, extractor, _ = read_whole(folder, ("AutoModel",), option="--embedding")
+        return cls(folder.resolve().name, model, extractor)
 
 
-def _line(error: Exception) -> str:
+def read_whole(
+    folder: Path, classes: Sequence[str], *, option: str, with_tokenizer: bool = False
+) -> tuple[Any, Any, Any]:
+    """Return model, feature extractor and tokenizer (or None) that ``save_pretrained`` wrote.
+
+    Args:
+        folder: where they are.
+        classes: names in `transformers` to read the model with; the first that knows it.
+        option: that named the folder, for messages.
+        with_tokenizer: whether there is one.
+
+    Raises:
+        ConfigError: transformers is not installed.
+        CheckpointError: no such folder, or nothing that transformers can read as a whole.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{option}: there is no folder {folder}")
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConfigError(f"{option} needs transformers: pip install 'khala[embed]'") from error
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    local = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, **local)
+        tokenizer = None
+        if with_tokenizer:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
+        model, about = _first_that_reads(
+            [getattr(transformers, name) for name in classes], folder, local
+        )
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"transformers cannot read {folder}: {one_line(error)}") from error
+    missing = sorted(about["missing_keys"])
+    if missing:
+        raise CheckpointError(f"{folder}: tensor {missing[0]} is missing")
+    return model.eval().float(), extractor, tokenizer
+
+
+def _first_that_reads(
+    classes: Sequence[Any], folder: Path, local: Mapping[str, bool]
+) -> tuple[Any, dict[str, Any]]:
+    """Return a model and what transformers says of its loading, by the first class that knows it.
+
+    A class that does not know a config says so with a ValueError before it reads any weights.
+    """
+    *firsts, last = classes
+    for one in firsts:
+        try:
+            return _loaded(one, folder, local)
+        except ValueError:
+            continue
+    return _loaded(last, folder, local)
+
+
+def _loaded(one: Any, folder: Path, local: Mapping[str, bool]) -> tuple[Any, dict[str, Any]]:
+    found: tuple[Any, dict[str, Any]] = one.from_pretrained(
+        folder, use_safetensors=True, output_loading_info=True, **local
+    )
+    return found
+
+
+def one_line(error: Exception) -> str:
     """Return the first line of what went wrong."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,6 @@ Shape letters, this file only: C channels, N samples.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from khala.evals.folders import failure, items_of, wanted_of
 from khala.evals.generation import choose_requests, make_song
 from khala.evals.listeners import Listeners, open_listeners, score_song
 from khala.evals.listening import tempo_agrees
-from khala.evals.recogniser import Recogniser, lrc_text, time_words
+from khala.evals.recogniser import Recogniser, lrc_text, own_errors, time_words
 from khala.evals.sets import SetsOfSongs
 from khala.evals.tagger import how_well_it_hears
 from khala.infer import Khala
@@ -54,6 +53,8 @@ MEANS = (
     "per",
     "per_shuffled",
     "skipped_shuffled",
+    "wer",
+    "wer_shuffled",
 )
 
 
@@ -78,6 +79,10 @@ class SongsEval:
 
     recogniser: Path | None = None
     """Folder of a trained recogniser: adds phoneme error rates, and whether somebody sings."""
+
+    transcriber: Path | None = None
+    """Folder of a Whisper, wav2vec 2.0 or like speech recogniser for transformers: adds word error
+    rates."""
 
     tagger: Path | None = None
     """Folder of a trained tagger: adds the instruments and the style that are heard."""
@@ -115,6 +120,7 @@ def run_songs_eval(
     out: Path | None = None,
     songs: int | None = None,
     recogniser: Path | None = None,
+    transcriber: Path | None = None,
     tagger: Path | None = None,
     reference: Path | None = None,
     embedding: Path | None = None,
@@ -137,7 +143,7 @@ def run_songs_eval(
     arguments.pop("on_message")
     _check(SongsEval(**arguments))
     in_sets = folder is None or reference is not None
-    listeners = open_listeners(recogniser, tagger, embedding, in_sets=in_sets)
+    listeners = open_listeners(recogniser, tagger, embedding, transcriber, in_sets=in_sets)
 
     def keep_times(name: str, wave_CN: Wave, lyrics: str) -> None:
         if lrc is not None and listeners.ear is not None and lyrics:
@@ -160,7 +166,7 @@ def run_songs_eval(
     result["distances"] = apart["distances"]
     result["tables"] += apart["tables"]
     result["notes"] = [
-        *([] if recogniser is None else [_how_well_it_hears(recogniser)]),
+        *([] if recogniser is None else [own_errors(recogniser)]),
         *([] if tagger is None else [how_well_it_hears(tagger)]),
         *apart["notes"],
     ]
@@ -315,6 +321,8 @@ def _summary(groups: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "recurrence",
         "per",
         "per_shuffled",
+        "wer",
+        "wer_shuffled",
     ]
     names = [name for name in names if any(row.get(name) is not None for row in rows)]
     table = [
@@ -411,19 +419,3 @@ def _means(rows: list[dict[str, Any]]) -> dict[str, float | None]:
         float(gaps.std(ddof=1)) / math.sqrt(gaps.size) if enough else None
     )
     return found
-
-
-def _how_well_it_hears(recogniser: Path) -> str:
-    """Return the recogniser's own errors in one line, as measured when it was last evaluated."""
-    path = recogniser / "errors.json"
-    if not path.is_file():
-        return (
-            "how well this recogniser hears is not known: run khala eval recogniser once, and its "
-            "errors stand beside every score"
-        )
-    try:
-        per = json.loads(path.read_text(encoding="utf-8"))["per"]
-        rates = ", ".join(f"{name} {float(rate['per']):.2f}" for name, rate in per.items())
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return f"{path} cannot be read: run khala eval recogniser again"
-    return f"the recogniser's own phoneme error rates on originals: {rates}"

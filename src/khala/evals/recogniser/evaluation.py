@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ def run_recogniser_eval(
     model = Recogniser.from_pretrained(recogniser)
     rates, confusions = _score_splits(opened, model, songs, beam, on_message)
     instrumental = _instrumental(opened, model, songs, beam)
-    _remember(recogniser, rates, on_message)
+    _remember(recogniser, rates, instrumental, on_message)
     timing = _word_starts(opened, model, songs)
     result = {
         **trained,
@@ -192,14 +193,50 @@ def _word_starts(corpus: Corpus, model: Recogniser, num_songs: int) -> dict[str,
     }
 
 
-def _remember(folder: Path, rates: dict[str, ErrorRate], on_message: report.OnMessage) -> None:
+def _remember(
+    folder: Path,
+    rates: dict[str, ErrorRate],
+    instrumental: dict[str, float | int | None],
+    on_message: report.OnMessage,
+) -> None:
     """Leave the recogniser's own errors beside it, for all who use it."""
     try:
+        per = {name: asdict(rate) for name, rate in rates.items()}
         report.write_result(
-            folder / "errors.json", {"per": {name: asdict(rate) for name, rate in rates.items()}}
+            folder / "errors.json", {"per": per, "heard_per_s": _heard_per_s(instrumental)}
         )
     except OSError as error:
         on_message(f"its errors are not kept beside it: {error.strerror}")
+
+
+def own_errors(folder: Path) -> str:
+    """Return a recogniser's own errors in one line, as measured when it was last evaluated."""
+    path = folder / "errors.json"
+    if not path.is_file():
+        return (
+            "how well this recogniser hears is not known: run khala eval recogniser once, and its "
+            "errors stand beside every score"
+        )
+    try:
+        errors = json.loads(path.read_text(encoding="utf-8"))
+        rates = [f"{name} {float(rate['per']):.2f}" for name, rate in errors["per"].items()]
+        heard = [
+            f"{float(rate):.2f} in {kind} songs"
+            for kind, rate in errors.get("heard_per_s", {}).items()
+            if rate is not None
+        ]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return f"{path} cannot be read: run khala eval recogniser again"
+    by_kind = f"; phonemes it hears a second: {', '.join(heard)}" if heard else ""
+    return f"the recogniser's own phoneme error rates on originals: {', '.join(rates)}{by_kind}"
+
+
+def _heard_per_s(instrumental: dict[str, float | int | None]) -> dict[str, float | None]:
+    """Return phonemes a second by kind of song; None where the corpus has no such song."""
+    return {
+        kind: instrumental[f"heard_per_s_{kind}"] if instrumental[f"num_songs_{kind}"] else None
+        for kind in ("instrumental", "sung")
+    }
 
 
 def _named(arguments: dict[str, Any]) -> dict[str, Any]:
