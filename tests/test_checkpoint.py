@@ -140,3 +140,16 @@ def test_models_are_found_by_name_or_folder(tmp_path: Path) -> None:
     assert checkpoint.resolve_part(folder, "codec") == folder
     with pytest.raises(CheckpointError, match="holds no backbone"):
         checkpoint.resolve_part(tmp_path / "whole", "backbone")
+
+
+def test_a_model_saved_through_a_link_goes_where_it_points(tmp_path: Path) -> None:
+    """A run's folder may lie on another disk: the link must neither break nor be replaced."""
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "model")
+    for value in (1.0, 2.0):
+        tensors = {"a": torch.tensor([value])}
+        checkpoint.save_model(
+            tmp_path / "link", kind="toy", config=Config(width=3), tensors=tensors
+        )
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "disk" / "model" / "model.safetensors").is_file()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["model"]

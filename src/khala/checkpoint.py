@@ -69,7 +69,7 @@ def save_model(
     Raises:
         OSError: the disk is full or the folder cannot be written; nothing is left half-written.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # a link stays a link
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

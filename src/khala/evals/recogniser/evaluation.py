@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from khala.audio import check_output
 from khala.corpus import HELD_OUT, Corpus, CorpusSong, open_corpus
 from khala.errors import CorpusError
 from khala.evals import report
@@ -80,6 +81,8 @@ def run_recogniser_eval(
     trained: dict[str, Any] = {}
     if train:
         training = RecogniserTraining(minutes=minutes, max_hours=max_hours)
+        recogniser.mkdir(parents=True, exist_ok=True)
+        check_output(recogniser / "model.safetensors")
         model = train_recogniser(opened, training, on_message=on_message)
         digest = model.save(recogniser)
         trained = {"training": asdict(training), "digest": digest}

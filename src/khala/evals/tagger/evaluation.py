@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from khala.audio import check_output
 from khala.corpus import HELD_OUT, Corpus, CorpusSong, open_corpus
 from khala.errors import ConfigError, CorpusError
 from khala.evals import report
@@ -133,6 +134,8 @@ def _train(
     """Train a tagger into a folder that holds nothing else: saving replaces it as a whole."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} holds no tagger but something else: give a folder of its own")
+    folder.mkdir(parents=True, exist_ok=True)
+    check_output(folder / "model.safetensors")
     model = train_tagger(corpus, training, on_message=on_message)
     digest = model.save(folder)
     on_message(f"saved to {folder}")
