@@ -303,7 +303,7 @@ def _dial(judged: Sequence[Judged]) -> list[dict[str, float]]:
             by_levels[stop.levels].append(stop)
     return [
         {
-            "levels": float(levels),
+            "levels": levels,
             "mel80": float(np.mean([stop.mel80 for stop in stops])),
             "multi-STFT": float(np.mean([stop.multi_stft for stop in stops])),
             "mel80, true codes": float(np.mean([stop.true_mel80 for stop in stops])),

@@ -50,7 +50,11 @@ def save_curves(path: Path, panels: Sequence[Panel], *, on_message: OnMessage) -
         for name, points in panel.series.items():
             xs, ys = zip(*points, strict=True)
             axis.plot(xs, ys, marker="o", markersize=4, label=name)
-        axis.set_xscale("log" if panel.is_log else "linear")
+        if panel.is_log:
+            places = sorted({x for points in panel.series.values() for x, _ in points})
+            axis.set_xscale("log")
+            axis.set_xticks(places, [f"{place:g}" for place in places], minor=False)
+            axis.minorticks_off()
         axis.set_title(panel.title)
         axis.set_xlabel(panel.x_label)
         axis.grid(alpha=0.3)

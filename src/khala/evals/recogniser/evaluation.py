@@ -81,8 +81,7 @@ def run_recogniser_eval(
     trained: dict[str, Any] = {}
     if train:
         training = RecogniserTraining(minutes=minutes, max_hours=max_hours)
-        recogniser.mkdir(parents=True, exist_ok=True)
-        check_output(recogniser / "model.safetensors")
+        check_output(recogniser.resolve().parent / "model.safetensors")
         model = train_recogniser(opened, training, on_message=on_message)
         digest = model.save(recogniser)
         trained = {"training": asdict(training), "digest": digest}

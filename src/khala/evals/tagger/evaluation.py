@@ -134,8 +134,7 @@ def _train(
     """Train a tagger into a folder that holds nothing else: saving replaces it as a whole."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} holds no tagger but something else: give a folder of its own")
-    folder.mkdir(parents=True, exist_ok=True)
-    check_output(folder / "model.safetensors")
+    check_output(folder.resolve().parent / "model.safetensors")
     model = train_tagger(corpus, training, on_message=on_message)
     digest = model.save(folder)
     on_message(f"saved to {folder}")
