@@ -75,8 +75,11 @@ scores:  ## measure a trained model on held-out songs: MODEL=, CORPUS=, CODES=
 	$(KHALA) eval backbone --model $(MODEL) --codes $(CODES) --out benchmarks/results
 	$(KHALA) eval superres --model $(MODEL) --codes $(CODES) --corpus $(CORPUS) \
 		--out benchmarks/results
-	$(KHALA) eval songs --model $(MODEL) --corpus $(CORPUS) --recogniser $(NANO)/ear \
+	$(KHALA) eval model --model $(MODEL) --codes $(CODES) --corpus $(CORPUS) \
 		--out benchmarks/results
+	$(KHALA) eval tagger --corpus $(CORPUS) --tagger $(NANO)/tagger --out benchmarks/results
+	$(KHALA) eval songs --model $(MODEL) --corpus $(CORPUS) --recogniser $(NANO)/ear \
+		--tagger $(NANO)/tagger --out benchmarks/results
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

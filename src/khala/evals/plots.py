@@ -53,7 +53,7 @@ def save_curves(path: Path, panels: Sequence[Panel], *, on_message: OnMessage) -
         if panel.is_log:
             places = sorted({x for points in panel.series.values() for x, _ in points})
             axis.set_xscale("log")
-            axis.set_xticks(places, [f"{place:g}" for place in places], minor=False)
+            axis.set_xticks(places, [f"{place:.2g}" for place in places], fontsize=7)
             axis.minorticks_off()
         axis.set_title(panel.title)
         axis.set_xlabel(panel.x_label)
