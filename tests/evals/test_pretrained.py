@@ -94,6 +94,37 @@ def test_clap_gives_its_audio_projection(transformers: Any, tmp_path: Path) -> N
     assert not np.allclose(found, embedding.embed(np.cumsum(song(7.5), axis=1) * 0.01))
 
 
+def test_mert_is_read_as_the_hubert_it_is(transformers: Any, tmp_path: Path) -> None:
+    """Its folder asks to run code of its own: its tensors are read without, or it is refused."""
+    torch.manual_seed(0)
+    config = transformers.HubertConfig(
+        hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        conv_dim=(8, 8), conv_kernel=(10, 8), conv_stride=(5, 8), num_feat_extract_layers=2,
+        num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    folder = tmp_path / "mert"
+    transformers.HubertModel(config).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor(sampling_rate=24_000).save_pretrained(folder)
+    wanted = PretrainedEmbedding.from_folder(folder).embed(song(3.0))
+    path = folder / "config.json"
+    about = json.loads(path.read_text())
+    about |= {
+        "model_type": "mert_model",
+        "architectures": ["MERTModel"],
+        "auto_map": {"AutoModel": "modeling_MERT.MERTModel"},
+        "attention_relax": -1.0,
+        "deepnorm": False,
+        "feature_extractor_cqt": False,
+    }
+    path.write_text(json.dumps(about))
+    (folder / "modeling_MERT.py").write_text("raise SystemExit('was run')")
+    assert np.array_equal(PretrainedEmbedding.from_folder(folder).embed(song(3.0)), wanted)
+    for option in ("deepnorm", "feature_extractor_cqt"):
+        path.write_text(json.dumps({**about, option: True}))
+        with pytest.raises(CheckpointError, match=option):
+            PretrainedEmbedding.from_folder(folder)
+
+
 def test_a_model_that_does_not_take_its_own_features_is_one_line(
     transformers: Any, encoder: Path
 ) -> None:

@@ -1,13 +1,14 @@
 """Embeddings of models that somebody else trained, from a folder, through `transformers`.
 
-CLAP, wav2vec 2.0, HuBERT, Whisper and whatever else its AutoModel knows. Nothing is downloaded, no
-code of the folder is run, and only safetensors are read.
+CLAP, MERT, wav2vec 2.0, HuBERT, Whisper and whatever else its AutoModel knows. Nothing is
+downloaded, no code of the folder is run, and only safetensors are read.
 
 Shape letters, this file only: C channels, N samples, D width, S steps.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from khala.evals.distances import SAMPLE_RATE_HZ, Wave
 __all__ = ["PretrainedEmbedding", "one_line", "read_whole"]
 
 WINDOW_S = 10.0
+MERT_OPTIONS = ("attention_relax", "deepnorm", "feature_extractor_cqt")
 SHORTEST_S = 1.0
 """Shorter songs are followed by silence: convolutional encoders refuse a few milliseconds."""
 
@@ -127,15 +129,39 @@ def read_whole(
         tokenizer = None
         if with_tokenizer:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
-        model, about = _first_that_reads(
-            [getattr(transformers, name) for name in classes], folder, local
-        )
+        known: list[Any] = [getattr(transformers, name) for name in classes]
+        mert = _as_hubert(folder, transformers) if "AutoModel" in classes else None
+        if mert is None:
+            model, about = _first_that_reads(known, folder, local)
+        else:
+            model, about = _loaded(transformers.HubertModel, folder, {**local, "config": mert})
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"transformers cannot read {folder}: {one_line(error)}") from error
     missing = sorted(about["missing_keys"])
     if missing:
         raise CheckpointError(f"{folder}: tensor {missing[0]} is missing")
     return model.eval().float(), extractor, tokenizer
+
+
+def _as_hubert(folder: Path, transformers: Any) -> Any:
+    """Return the config of a HuBERT for a MERT, which is one trained on music; None for others.
+
+    MERT (https://arxiv.org/abs/2306.00107) has a name and code of its own in its folder. That code
+    is not run; without the options that only it knows, its layers and tensors are HuBERT's.
+
+    Raises:
+        CheckpointError: it has such an option.
+    """
+    path = folder / "config.json"
+    about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not isinstance(about, dict) or about.get("model_type") != "mert_model":
+        return None
+    for option in MERT_OPTIONS:
+        value = about.get(option)
+        if value is True or (isinstance(value, int | float) and value > 0):
+            raise CheckpointError(f"{folder} is a MERT with {option}, which HuBERT has not")
+    kept = {name: value for name, value in about.items() if name not in ("model_type", "auto_map")}
+    return transformers.HubertConfig(**kept)
 
 
 def _first_that_reads(
@@ -154,7 +180,7 @@ def _first_that_reads(
     return _loaded(last, folder, local)
 
 
-def _loaded(one: Any, folder: Path, local: Mapping[str, bool]) -> tuple[Any, dict[str, Any]]:
+def _loaded(one: Any, folder: Path, local: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     found: tuple[Any, dict[str, Any]] = one.from_pretrained(
         folder, use_safetensors=True, output_loading_info=True, **local
     )
