@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,3 +149,20 @@ def _tiny_codec() -> Codec:
         spectral=SpectralConfig(fine_width=8, coarse_width=8),
     )
     return Codec(config).eval()
+
+
+@pytest.fixture
+def speech_sizes() -> dict[str, object]:
+    """Give the sizes of a wav2vec 2.0 or HuBERT that runs in milliseconds."""
+    return {
+        "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 16, "conv_dim": (8, 8), "conv_kernel": (10, 8), "conv_stride": (5, 8),
+        "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 8,
+        "num_conv_pos_embedding_groups": 2,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def transformers() -> Any:
+    """Return the optional library, or skip."""
+    return pytest.importorskip("transformers")

@@ -20,20 +20,10 @@ RATE_HZ = 44_100
 
 
 @pytest.fixture
-def transformers() -> Any:
-    """Return the optional library, or skip."""
-    return pytest.importorskip("transformers")
-
-
-@pytest.fixture
-def encoder(transformers: Any, tmp_path: Path) -> Path:
+def encoder(transformers: Any, speech_sizes: dict[str, Any], tmp_path: Path) -> Path:
     """Write a tiny wav2vec 2.0 of random weights."""
     torch.manual_seed(0)
-    config = transformers.Wav2Vec2Config(
-        hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        conv_dim=(8, 8), conv_kernel=(10, 8), conv_stride=(5, 8), num_feat_extract_layers=2,
-        num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
-    )  # fmt: skip
+    config = transformers.Wav2Vec2Config(**speech_sizes)
     folder = tmp_path / "encoder"
     transformers.Wav2Vec2Model(config).save_pretrained(folder)
     transformers.Wav2Vec2FeatureExtractor(sampling_rate=16_000).save_pretrained(folder)
@@ -94,14 +84,12 @@ def test_clap_gives_its_audio_projection(transformers: Any, tmp_path: Path) -> N
     assert not np.allclose(found, embedding.embed(np.cumsum(song(7.5), axis=1) * 0.01))
 
 
-def test_mert_is_read_as_the_hubert_it_is(transformers: Any, tmp_path: Path) -> None:
+def test_mert_is_read_as_the_hubert_it_is(
+    transformers: Any, speech_sizes: dict[str, Any], tmp_path: Path
+) -> None:
     """Its folder asks to run code of its own: its tensors are read without, or it is refused."""
     torch.manual_seed(0)
-    config = transformers.HubertConfig(
-        hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        conv_dim=(8, 8), conv_kernel=(10, 8), conv_stride=(5, 8), num_feat_extract_layers=2,
-        num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
-    )  # fmt: skip
+    config = transformers.HubertConfig(**speech_sizes)
     folder = tmp_path / "mert"
     transformers.HubertModel(config).save_pretrained(folder)
     transformers.Wav2Vec2FeatureExtractor(sampling_rate=24_000).save_pretrained(folder)

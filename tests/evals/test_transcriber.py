@@ -20,13 +20,7 @@ RATE_HZ = 44_100
 
 
 @pytest.fixture
-def transformers() -> Any:
-    """Return the optional library, or skip."""
-    return pytest.importorskip("transformers")
-
-
-@pytest.fixture
-def ctc(transformers: Any, tmp_path: Path) -> Path:
+def ctc(transformers: Any, speech_sizes: dict[str, Any], tmp_path: Path) -> Path:
     """Write a tiny wav2vec 2.0 of random weights that spells with ten letters."""
     torch.manual_seed(0)
     folder = tmp_path / "ctc"
@@ -34,12 +28,7 @@ def ctc(transformers: Any, tmp_path: Path) -> Path:
     letters = ["<pad>", "<s>", "</s>", "<unk>", "|", *"AEHILNORST"]
     vocab = tmp_path / "letters.json"
     vocab.write_text(json.dumps({letter: index for index, letter in enumerate(letters)}))
-    config = transformers.Wav2Vec2Config(
-        vocab_size=len(letters), hidden_size=12, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=16, conv_dim=(8, 8), conv_kernel=(10, 8), conv_stride=(5, 8),
-        num_feat_extract_layers=2, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
-        pad_token_id=0,
-    )  # fmt: skip
+    config = transformers.Wav2Vec2Config(vocab_size=len(letters), pad_token_id=0, **speech_sizes)
     transformers.Wav2Vec2ForCTC(config).save_pretrained(folder)
     transformers.Wav2Vec2FeatureExtractor(sampling_rate=16_000).save_pretrained(folder)
     transformers.Wav2Vec2CTCTokenizer(str(vocab)).save_pretrained(folder)

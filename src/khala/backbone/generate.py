@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from khala.backbone.config import COARSE_LEVELS
 from khala.backbone.model import Backbone, check_ids
 from khala.errors import RequestError, TokenError
 from khala.nn.cache import KVCache
 from khala.nn.sampling import sample_top_k, top_candidates
+from khala.tokens import COARSE_LEVELS
 
 Ended = Literal["end_token", "limit", "cancelled"]
 

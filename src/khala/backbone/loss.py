@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from khala.backbone.config import COARSE_LEVELS
 from khala.backbone.model import Backbone
+from khala.tokens import COARSE_LEVELS
 
 
 def next_token_losses(

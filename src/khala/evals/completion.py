@@ -27,9 +27,8 @@ from khala.evals.language import check_codec, load_tokenizer
 from khala.evals.ngrams import Unigram
 from khala.evals.prompts import request_of
 from khala.superres import Packing, SuperResolution
-from khala.tokens import build_prompt
+from khala.tokens import COARSE_LEVELS, build_prompt
 
-COARSE_LEVELS = 2
 Codes = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 

@@ -21,11 +21,10 @@ from khala.corpus import CodesExample
 from khala.evals.calibration import Guesses
 from khala.evals.language import coarse_logits
 from khala.evals.prompts import request_of
-from khala.tokens import TextTokenizer, build_prompt
+from khala.tokens import COARSE_LEVELS, TextTokenizer, build_prompt
 
 __all__ = ["WINDOW_S", "Course", "courses", "window_means"]
 
-COARSE_LEVELS = 2
 WINDOW_S = 5.0
 
 Floats = npt.NDArray[np.float64]

@@ -25,9 +25,8 @@ from khala.errors import CorpusError, RequestError
 from khala.evals import report
 from khala.evals.ngrams import Bigram, Unigram
 from khala.evals.prompts import request_of
-from khala.tokens import TextTokenizer, build_prompt, interleave
+from khala.tokens import COARSE_LEVELS, TextTokenizer, build_prompt, interleave
 
-COARSE_LEVELS = 2
 AIM_NATS = 0.5
 SIGNIFICANT = 3.0
 

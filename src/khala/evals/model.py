@@ -29,9 +29,8 @@ from khala.evals.drift import WINDOW_S, Course, courses, window_means
 from khala.evals.language import check_codec, coarse_logits, load_tokenizer, other_lyrics
 from khala.evals.prompts import request_of
 from khala.superres import SuperResolution
-from khala.tokens import build_prompt
+from khala.tokens import COARSE_LEVELS, build_prompt
 
-COARSE_LEVELS = 2
 LYRICS_LEVELS = frozenset({0, 1, 2, 3, 7, 15, 31, 63})
 """Levels whose cost is measured with other lyrics too: a pass over the song for each."""
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from khala.errors import RequestError, TokenError
 from khala.nn.sampling import sample_top_k
-from khala.superres.config import COARSE_LEVELS
 from khala.superres.model import SuperResolution
 from khala.superres.packing import Packing
+from khala.tokens import COARSE_LEVELS
 
 
 @dataclass(frozen=True, kw_only=True)

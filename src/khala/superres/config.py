@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 from khala.errors import ConfigError
 from khala.nn.config import TrunkConfig
-from khala.tokens import TokenLayout
-
-COARSE_LEVELS = 2
-"""Levels that are given, not predicted: the backbone's."""
+from khala.tokens import COARSE_LEVELS, TokenLayout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

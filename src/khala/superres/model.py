@@ -19,10 +19,10 @@ from khala.errors import ConfigError
 from khala.nn.config import TrunkConfig
 from khala.nn.init import hidden_std, init_weights
 from khala.nn.trunk import Trunk
-from khala.superres.config import COARSE_LEVELS, SuperResConfig
+from khala.superres.config import SuperResConfig
 from khala.superres.packing import Packing
 from khala.superres.tables import LevelTables
-from khala.tokens import TokenLayout
+from khala.tokens import COARSE_LEVELS, TokenLayout
 
 
 class DonorConfig(Protocol):

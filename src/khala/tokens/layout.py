@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from khala.errors import ConfigError, RequestError, TokenError
 
+COARSE_LEVELS = 2
+"""Levels the backbone writes, 0 and 1; super-resolution adds the others."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControlTokens:

@@ -21,7 +21,7 @@ from khala.corpus import CodesExample, open_codes
 from khala.corpus.prepare import FORMAT, describe, write_codes
 from khala.errors import ConfigError, CorpusError
 from khala.superres import SuperResolution
-from khala.tokens import TextTokenizer
+from khala.tokens import COARSE_LEVELS, TextTokenizer
 from khala.train.device import precision_of
 from khala.train.prompts import PromptConfig, Prompts
 
@@ -29,7 +29,6 @@ __all__ = ["redraw"]
 
 SONGS_PER_SHARD = 2
 """A kill costs at most these: a song takes longer to draw than to write."""
-COARSE_LEVELS = 2
 
 
 def redraw(

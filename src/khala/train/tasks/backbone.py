@@ -19,7 +19,7 @@ from khala.codec import Codec
 from khala.corpus import HELD_OUT, CodesDataset, CodesExample, with_excerpts
 from khala.corpus.order import BatchPlan
 from khala.errors import ConfigError
-from khala.tokens import TextTokenizer, interleave
+from khala.tokens import COARSE_LEVELS, TextTokenizer, interleave
 from khala.train.alignment import WatchedHead, letters_sung, word_spans
 from khala.train.baselines import bigram_nats, unigram_nats
 from khala.train.lessons import Lessons
@@ -29,8 +29,6 @@ from khala.train.task import Batch, Task
 from khala.train.watch import Watched
 
 __all__ = ["BackboneRun", "BackboneTask", "BackboneTaskConfig", "gap_with_error"]
-
-COARSE_LEVELS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,7 +26,7 @@ from khala.superres import (
     task_0_losses,
     task_1_losses,
 )
-from khala.tokens import TextTokenizer
+from khala.tokens import COARSE_LEVELS, TextTokenizer
 from khala.train.baselines import unigram, unigram_nats
 from khala.train.lessons import UNKNOWN, Lessons
 from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
@@ -37,7 +37,6 @@ from khala.train.watch import Watched
 
 __all__ = ["SuperResRun", "SuperResTask", "SuperResTaskConfig"]
 
-COARSE_LEVELS = 2
 TASK_STREAM, LEVEL_STREAM, CROP_STREAM = 0x7461736B, 0x6C76656C, 0x63726F70
 
 
