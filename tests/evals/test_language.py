@@ -14,11 +14,13 @@ import torch
 from khala.backbone import Backbone
 from khala.codec import Codec
 from khala.corpus import CodesExample, open_codes
-from khala.errors import CorpusError
-from khala.evals.completion import energy_score, run_superres_eval, score_levels
+from khala.errors import ConfigError, CorpusError
+from khala.evals.completion import run_superres_eval
+from khala.evals.fine_levels import energy_score, score_levels
 from khala.evals.language import load_tokenizer, other_lyrics, run_backbone_eval, token_nats
 from khala.evals.ngrams import Unigram
 from khala.evals.prompts import request_of
+from khala.evals.recogniser import Recogniser, RecogniserConfig
 from khala.superres import SuperResolution
 from khala.tokens import build_prompt, interleave
 
@@ -93,6 +95,17 @@ def test_superres_eval_from_folder_to_figures(whole_model: Any, tmp_path: Path) 
     assert [row["level"] for row in result["levels"]] == [2, 3]
     assert result["levels"][0]["nats"] == pytest.approx(math.log(16), abs=0.6)
     assert "mel80 of super-resolution" in result["songs"][0]
+    ear = Recogniser(RecogniserConfig(phonemes=("a", "i", "s", "u"), width=8, dilations=(1,)))
+    ear.save(tmp_path / "ear")
+    sung = run_superres_eval(
+        whole_model.folder, whole_model.codes, whole_model.corpus, songs=2, seconds=1.0,
+        recogniser=tmp_path / "ear",
+    )  # fmt: skip
+    assert set(sung["per"]) == {"original", *sung["mel80_and_stft"]}
+    assert sung["per"]["original"]["num_songs"] == 2
+    assert all(song["per"] > 0 for song in sung["songs"])
+    with pytest.raises(ConfigError, match="--corpus"):
+        run_superres_eval(whole_model.folder, whole_model.codes, recogniser=tmp_path / "ear")
     alone = run_superres_eval(whole_model.folder, whole_model.codes, songs=1, seconds=1.0)
     assert "true codes" not in alone["mel80_and_stft"]
 

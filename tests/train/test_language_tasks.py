@@ -154,6 +154,17 @@ def test_low_levels_can_be_drawn_more_often(codes_dir: Path) -> None:
     assert np.bincount(counts[1])[2] > 5 * np.bincount(counts[1])[20]
 
 
+def test_levels_are_drawn_by_the_chances_given(codes_dir: Path) -> None:
+    """An arm of an experiment that draws other levels than it says compares nothing."""
+    chances = (3.0, 0.0, 1.0) + (0.0,) * 59
+    task = superres_task(codes_dir, level_power=1.0, level_chances=chances)
+    counts = np.bincount([task._level((i + 0.5) / 1000) for i in range(1000)], minlength=64)
+    assert counts[[2, 4]].tolist() == [750, 250]
+    for wrong in ((1.0,) * 61, (-1.0,) + (1.0,) * 61, (0.0,) * 62):
+        with pytest.raises(ConfigError, match="level_chances"):
+            superres_task(codes_dir, level_chances=wrong)
+
+
 def test_crops_keep_the_prompt_and_cut_the_frames(codes_dir: Path) -> None:
     """A crop must be a part of the song, the same at every level."""
     task = superres_task(codes_dir, crop_frames=9, task_0_ratio=0.0)

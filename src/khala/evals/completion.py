@@ -7,30 +7,40 @@ N samples.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from khala.codec import Codec
-from khala.corpus import HELD_OUT, CodesDataset, CodesExample, Corpus, open_codes, open_corpus
-from khala.errors import CorpusError
+from khala.corpus import (
+    HELD_OUT,
+    CodesDataset,
+    CodesExample,
+    Corpus,
+    CorpusSong,
+    open_codes,
+    open_corpus,
+)
+from khala.errors import ConfigError, CorpusError
 from khala.evals import report
 from khala.evals.distances import Wave, mel_distance, multi_stft_distance
+from khala.evals.fine_levels import Codes, LevelScores, score_levels
 from khala.evals.language import check_codec, load_tokenizer
 from khala.evals.ngrams import Unigram
 from khala.evals.prompts import request_of
-from khala.superres import Packing, SuperResolution
+from khala.evals.recogniser import (
+    Recogniser,
+    edit_distance,
+    error_rate,
+    sung_phonemes,
+)
+from khala.superres import SuperResolution
 from khala.tokens import COARSE_LEVELS, build_prompt
-
-Codes = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,28 +65,14 @@ class SuperResEval:
     seconds: float = 20.0
     """Taken from the start of each song."""
 
+    recogniser: Path | None = None
+    """Folder of a trained recogniser: adds phoneme error rates; needs --corpus."""
+
     top_k: int | None = None
     """Codes kept by super-resolution's sampling; None: the model's own number."""
 
     device: str = "cpu"
     """Where the model runs."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LevelScores:
-    """How well each fine level of a song is predicted, given the true levels below it.
-
-    Means over the song's frames, by level; NaN for the coarse ones.
-    """
-
-    nats_Q: Floats
-    """Cost of the true codes under the model."""
-
-    energy_Q: Floats
-    """Energy score of what is sampled; see `energy_score`."""
-
-    energy_unigram_Q: Floats
-    """The same of sampling the unigram."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +91,7 @@ def run_superres_eval(
     out: Path | None = None,
     songs: int = 12,
     seconds: float = 20.0,
+    recogniser: Path | None = None,
     top_k: int | None = None,
     device: str = "cpu",
     on_message: report.OnMessage = report.ignore_messages,
@@ -104,9 +101,13 @@ def run_superres_eval(
     Raises:
         CorpusError: no train or no held-out song, or one that is missing from the corpus.
         CheckpointError: the model cannot be read.
+        ConfigError: a recogniser without the corpus that says what is sung.
     """
     arguments = dict(locals())
     arguments.pop("on_message")
+    if recogniser is not None and corpus is None:
+        raise ConfigError("--recogniser needs --corpus: it says what is sung")
+    ear = None if recogniser is None else Recogniser.from_pretrained(recogniser)
     codec = Codec.from_pretrained(model, device=device)
     superres = SuperResolution.from_pretrained(model).to(device).eval()
     dataset = open_codes(codes)
@@ -118,6 +119,7 @@ def run_superres_eval(
     most = max(1, round(seconds * codec.config.sample_rate_hz / codec.config.hop))
     filled: list[Ways] = []
     distances: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    heard, sung = defaultdict[str, list[list[str]]](list), list[list[str]]()
     for index, example in enumerate(chosen):
         layout = superres.config.layout
         limit = superres.config.max_positions - 1
@@ -126,10 +128,19 @@ def run_superres_eval(
         true_QT = example.codes_QT[: layout.num_levels, :num_frames].astype(np.int64)
         ways = _fill(superres, codec, example, prompt, true_QT, unigrams, top_k=top_k, seed=index)
         filled.append(ways)
-        for name, pair in _distances(codec, ways, opened).items():
+        waves = _waves(codec, ways, opened)
+        for name, pair in _distances(waves).items():
             distances[name].append(pair)
+        if ear is not None and opened is not None:
+            seconds_kept = num_frames * codec.config.hop / codec.config.sample_rate_hz
+            truth = _song(opened, example.id).truth()
+            sung.append(sung_phonemes(truth, start_s=0.0, end_s=seconds_kept))
+            for name, wave_CN in waves.items():
+                heard[name].append(ear.recognise(wave_CN))
         on_message(f"song {index + 1} of {len(chosen)}: {example.id}")
     result = _summary(filled, distances, unigrams)
+    if ear is not None:
+        _add_words(result, heard, sung)
     result["reference"] = "original" if opened is not None else "true codes of every level"
     return report.finish("superres", result, arguments=arguments, out=out)
 
@@ -198,99 +209,53 @@ def _fill(
     )
 
 
-@torch.inference_mode()
-def score_levels(
-    superres: SuperResolution,
-    codec: Codec,
-    prompt: list[int],
-    true_QT: Codes,
-    unigrams: Sequence[Unigram],
-    *,
-    top_k: int | None = None,
-) -> LevelScores:
-    """Score each fine level of a song given its true levels below.
-
-    Args:
-        superres: the model.
-        codec: whose vectors say how far apart two codes are.
-        prompt: token ids.
-        true_QT: the song's codes.
-        unigrams: of every level.
-        top_k: codes kept by the sampling that is scored; None: the model's own number.
-    """
-    device = superres.lm_head.weight.device
-    num_levels, num_frames = true_QT.shape
-    kept = superres.config.sampling_top_k if top_k is None else top_k
-    found = np.full((3, num_levels), np.nan)
-    for level in range(COARSE_LEVELS, num_levels):
-        logits_TK = fine_logits(superres, prompt, true_QT, level)
-        true_T = torch.from_numpy(true_QT[level]).to(device)
-        size = logits_TK.shape[1]
-        vectors_KD = codec.quantizer.vectors(torch.arange(size, device=device)[None], level)[0]
-        apart_KK = torch.cdist(vectors_KD.float(), vectors_KD.float())
-        least_T1 = logits_TK.topk(min(kept, size), dim=1).values[:, -1:]
-        kept_TK = logits_TK.masked_fill(logits_TK < least_T1, -torch.inf)
-        sampled_TK = (kept_TK / superres.config.sampling_temperature).softmax(dim=1)
-        unigram_K = torch.from_numpy(unigrams[level].probabilities_K).to(apart_KK)
-        found[:, level] = (
-            float(functional.cross_entropy(logits_TK, true_T)),
-            float(energy_score(apart_KK, sampled_TK, true_T).mean()),
-            float(energy_score(apart_KK, unigram_K.expand(num_frames, -1), true_T).mean()),
-        )
-    return LevelScores(nats_Q=found[0], energy_Q=found[1], energy_unigram_Q=found[2])
-
-
-@torch.inference_mode()
-def fine_logits(
-    superres: SuperResolution, prompt: Sequence[int], true_QT: Codes, level: int
-) -> Tensor:
-    """Return logits_TK in float32 of one fine level of a song, given the true levels below."""
-    device = superres.lm_head.weight.device
-    codes_BQT = torch.from_numpy(true_QT)[None].to(device)
-    packing = Packing.full(1, len(prompt), true_QT.shape[1], device)
-    hidden_BSD = superres.level_hidden(
-        torch.tensor([list(prompt)], device=device),
-        superres.embed_levels(codes_BQT, level),
-        [level],
-        packing=packing,
-    )
-    return superres.level_logits(packing.frames_of(hidden_BSD), level)[0].float()
-
-
-def energy_score(apart_KK: Tensor, shares_TK: Tensor, true_T: Tensor) -> Tensor:
-    """Return the energy score of a distribution over codes at each frame, [T]; less is better.
-
-    Mean distance of a draw to the truth, less half the mean distance of two draws
-    (https://doi.org/10.1198/016214506000001437). It is strictly proper: only the true distribution
-    given the same context reaches the least expected score, and a distribution with the right
-    marginal or a sharper one than the truth do not. Here it is exact, over all codes.
-
-    Args:
-        apart_KK: distance between the vectors of two codes.
-        shares_TK: probability of each code.
-        true_T: the true codes.
-    """
-    to_truth_T = (shares_TK * apart_KK[true_T]).sum(dim=1)
-    to_each_other_T = ((shares_TK @ apart_KK) * shares_TK).sum(dim=1)
-    return to_truth_T - 0.5 * to_each_other_T
-
-
-def _distances(codec: Codec, ways: Ways, corpus: Corpus | None) -> dict[str, tuple[float, float]]:
-    """Return (mel80, multi-resolution STFT) of every way to the original or the true codes."""
+def _waves(codec: Codec, ways: Ways, corpus: Corpus | None) -> dict[str, Wave]:
+    """Return every way's sound, and what it should sound like: "original", or the true codes."""
     waves = {name: _decode(codec, codes_QT) for name, codes_QT in ways.codes.items()}
     if corpus is None:
-        reference_CN = waves.pop("true codes")
-    else:
-        found = [song for song in corpus.songs if song.id == ways.example.id]
-        if not found:
-            raise CorpusError(f"song {ways.example.id} is not in {corpus.folder}")
-        num_samples = waves["true codes"].shape[1]
-        whole_CN = corpus.read(found[0])[:, :num_samples]
-        reference_CN = np.pad(whole_CN, ((0, 0), (0, num_samples - whole_CN.shape[1])))
+        return {"original": waves.pop("true codes"), **waves}
+    num_samples = waves["true codes"].shape[1]
+    whole_CN = corpus.read(_song(corpus, ways.example.id))[:, :num_samples]
+    return {"original": np.pad(whole_CN, ((0, 0), (0, num_samples - whole_CN.shape[1]))), **waves}
+
+
+def _song(corpus: Corpus, song_id: str) -> CorpusSong:
+    """Return a song of the corpus by its name."""
+    for song in corpus.songs:
+        if song.id == song_id:
+            return song
+    raise CorpusError(f"song {song_id} is not in {corpus.folder}")
+
+
+def _distances(waves: Mapping[str, Wave]) -> dict[str, tuple[float, float]]:
+    """Return (mel80, multi-resolution STFT) of every way to the original."""
+    original_CN = waves["original"]
     return {
-        name: (mel_distance(reference_CN, wave_CN), multi_stft_distance(reference_CN, wave_CN))
+        name: (mel_distance(original_CN, wave_CN), multi_stft_distance(original_CN, wave_CN))
         for name, wave_CN in waves.items()
+        if name != "original"
     }
+
+
+def _add_words(
+    result: dict[str, Any], heard: Mapping[str, list[list[str]]], sung: list[list[str]]
+) -> None:
+    """Add phoneme error rates to a result: of every way, and of every song by super-resolution.
+
+    Raises:
+        CorpusError: none of these songs says what is sung.
+    """
+    if not any(sung):
+        raise CorpusError("no --recogniser: none of these songs says what is sung")
+    found = {name: asdict(error_rate(phonemes, sung)) for name, phonemes in heard.items()}
+    result["per"] = found
+    columns = ["heard in", "PER", "s.e."]
+    rows: list[list[report.Cell]] = [
+        [name, one["per"], one["standard_error"]] for name, one in found.items()
+    ]
+    result["tables"].append(report.table("Where the words are", columns, rows))
+    for row, phonemes, wanted in zip(result["songs"], heard["super-resolution"], sung, strict=True):
+        row["per"] = edit_distance(phonemes, wanted) / len(wanted) if wanted else None
 
 
 def _decode(codec: Codec, codes_QT: Codes) -> Wave:

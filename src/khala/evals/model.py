@@ -23,9 +23,10 @@ from khala.corpus import CodesExample, open_codes, open_corpus
 from khala.errors import CorpusError
 from khala.evals import plots, report
 from khala.evals.calibration import Guesses, calibration_error, reliability
-from khala.evals.completion import fine_logits, held_out_in_turn
+from khala.evals.completion import held_out_in_turn
 from khala.evals.dial import Stop, original_wave, turn_dial
 from khala.evals.drift import WINDOW_S, Course, courses, window_means
+from khala.evals.fine_levels import fine_logits
 from khala.evals.language import check_codec, coarse_logits, load_tokenizer, other_lyrics
 from khala.evals.prompts import request_of
 from khala.superres import SuperResolution

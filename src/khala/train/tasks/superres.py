@@ -5,6 +5,7 @@ Shape letters: B batch, P prompt positions, Q levels, T frames.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,6 +60,9 @@ class SuperResTaskConfig:
     level_power: float = 0.0
     """Target level N is drawn with a chance of N to the minus this: 0 is uniform."""
 
+    level_chances: tuple[float, ...] = ()
+    """Relative chance of each fine level, 2 first, instead of ``level_power``; empty: not given."""
+
     mixed_levels: bool = True
     """Every song of a batch has a target level of its own, not all the same."""
 
@@ -85,6 +89,10 @@ class SuperResTaskConfig:
             raise ConfigError(f"task_0_ratio must lie in [0, 1], not {self.task_0_ratio}")
         if self.crop_frames is not None and self.crop_frames < 1:
             raise ConfigError(f"crop_frames must be positive or None, not {self.crop_frames}")
+        if any(not 0 <= chance < math.inf for chance in self.level_chances) or (
+            self.level_chances and not any(self.level_chances)
+        ):
+            raise ConfigError("level_chances must be finite, not negative, and not all 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +114,9 @@ class SuperResRun:
             raise ConfigError(
                 f"lessons_layer must lie in 0..{layers - 1}, not {self.task.lessons_layer}"
             )
+        given, fine = len(self.task.level_chances), self.model.layout.num_levels - COARSE_LEVELS
+        if given not in (0, fine):
+            raise ConfigError(f"level_chances has {given} numbers, the model {fine} fine levels")
 
 
 def _started(run: SuperResRun, start: Backbone | SuperResolution | None) -> SuperResolution:
@@ -175,8 +186,8 @@ class SuperResTask(Task):
             max_tokens=run.task.positions_per_batch,
             seed=run.train.seed,
         )
-        targets = np.arange(COARSE_LEVELS, num_levels)
-        chances = targets.astype(np.float64) ** -run.task.level_power
+        targets = np.arange(COARSE_LEVELS, num_levels, dtype=np.float64)
+        chances = np.array(run.task.level_chances or targets**-run.task.level_power)
         self._level_ends = np.cumsum(chances / chances.sum())
         self.valid = {split: codes.split(split)[: run.task.num_valid_songs] for split in HELD_OUT}
 
