@@ -18,7 +18,16 @@ TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 BASE = frozenset({"errors", "song"})
 MODELS = BASE | {"audio", "nn", "tokens", "checkpoint", "codec", "backbone", "superres"}
-EVERYTHING = MODELS | {"synth", "corpus", "train", "recipes", "infer", "evals", "commands"}
+EVERYTHING = MODELS | {
+    "convert",
+    "synth",
+    "corpus",
+    "train",
+    "recipes",
+    "infer",
+    "evals",
+    "commands",
+}
 ALLOWED = {
     "errors": frozenset(),
     "song": frozenset({"errors"}),
@@ -30,11 +39,12 @@ ALLOWED = {
     "backbone": BASE | {"nn", "tokens", "checkpoint"},
     "superres": BASE | {"nn", "tokens", "checkpoint", "backbone"},
     "synth": BASE | {"audio"},
+    "convert": MODELS,
     "corpus": BASE | {"audio", "checkpoint", "codec", "tokens"},
     "train": MODELS | {"corpus", "recipes"},
     "recipes": MODELS | {"train"},
     "infer": MODELS,
-    "evals": MODELS | {"corpus", "synth", "train", "recipes", "infer"},
+    "evals": MODELS | {"convert", "corpus", "synth", "train", "recipes", "infer"},
     "commands": EVERYTHING,
     "cli": EVERYTHING,
     "__main__": frozenset({"cli"}),

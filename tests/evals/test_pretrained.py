@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,58 @@ def test_mert_is_read_as_the_hubert_it_is(
     path.write_text(json.dumps(about))
     (folder / "modeling_MERT.py").write_text("raise SystemExit('was run')")
     assert np.array_equal(PretrainedEmbedding.from_folder(folder).embed(song(3.0)), wanted)
+    as_pickled(folder)
+    assert np.array_equal(PretrainedEmbedding.from_folder(folder).embed(song(3.0)), wanted)
     for option in ("deepnorm", "feature_extractor_cqt"):
         path.write_text(json.dumps({**about, option: True}))
         with pytest.raises(CheckpointError, match=option):
             PretrainedEmbedding.from_folder(folder)
+
+
+def as_pickled(folder: Path, parts: int = 1) -> None:
+    """Turn a folder's safetensors into files of torch.save, with the names of older versions."""
+    tensors = {
+        name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+    (folder / "model.safetensors").unlink()
+    if parts == 1:
+        torch.save(tensors, folder / "pytorch_model.bin")
+        return
+    where = {name: f"part-{place % parts}.bin" for place, name in enumerate(sorted(tensors))}
+    for file in set(where.values()):
+        torch.save({name: tensors[name] for name in where if where[name] == file}, folder / file)
+    index = {"metadata": {}, "weight_map": where}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_older_weights_are_read_without_unpickling(encoder: Path, parts: int) -> None:
+    """MERT and many others were published before safetensors."""
+    wanted = PretrainedEmbedding.from_folder(encoder).embed(song(2.0))
+    as_pickled(encoder, parts)
+    assert np.array_equal(PretrainedEmbedding.from_folder(encoder).embed(song(2.0)), wanted)
+    if parts == 2:
+        index = encoder / "pytorch_model.bin.index.json"
+        index.write_text(index.read_text().replace("part-0", "../part-0"))
+        with pytest.raises(CheckpointError, match="not in its folder"):
+            PretrainedEmbedding.from_folder(encoder)
+
+
+def test_a_hostile_pickle_is_not_run(encoder: Path, tmp_path: Path) -> None:
+    """transformers itself would refuse most of them; we unpickle none."""
+
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    (encoder / "model.safetensors").unlink()
+    torch.save({"weight": Hostile()}, encoder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="nothing was run"):
+        PretrainedEmbedding.from_folder(encoder)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_model_that_does_not_take_its_own_features_is_one_line(

@@ -1,7 +1,8 @@
 """Embeddings of models that somebody else trained, from a folder, through `transformers`.
 
 CLAP, MERT, wav2vec 2.0, HuBERT, Whisper and whatever else its AutoModel knows. Nothing is
-downloaded, no code of the folder is run, and only safetensors are read.
+downloaded, no code of the folder is run, and nothing is unpickled: weights are safetensors, or a
+``pytorch_model.bin`` that `khala.convert` reads.
 
 Shape letters, this file only: C channels, N samples, D width, S steps.
 """
@@ -21,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from khala.audio import resample
+from khala.convert import read_state_dict
 from khala.errors import AudioError, CheckpointError, ConfigError
 from khala.evals.distances import SAMPLE_RATE_HZ, Wave
 
@@ -181,10 +183,40 @@ def _first_that_reads(
 
 
 def _loaded(one: Any, folder: Path, local: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    found: tuple[Any, dict[str, Any]] = one.from_pretrained(
-        folder, use_safetensors=True, output_loading_info=True, **local
-    )
+    """Return a model of one class, and what transformers says of its loading."""
+    found: tuple[Any, dict[str, Any]]
+    pickled = _pickled_weights(folder)
+    if not pickled:
+        found = one.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **local)
+        return found
+    from transformers import AutoConfig
+
+    config = local.get("config") or AutoConfig.from_pretrained(folder, **local)
+    if not hasattr(one, "config_class"):  # an Auto class: ask it which one it would be
+        with torch.device("meta"):
+            one = type(one.from_config(config, trust_remote_code=False))
+    tensors = {name: tensor for path in pickled for name, tensor in read_state_dict(path).items()}
+    found = one.from_pretrained(None, config=config, state_dict=tensors, output_loading_info=True)
     return found
+
+
+def _pickled_weights(folder: Path) -> list[Path]:
+    """Return the files of torch.save that hold the weights; none where there are safetensors.
+
+    Raises:
+        CheckpointError: the list of a model in parts names a file elsewhere.
+    """
+    if any(folder.glob("*.safetensors")):
+        return []
+    index = folder / "pytorch_model.bin.index.json"
+    if not index.is_file():
+        whole = folder / "pytorch_model.bin"
+        return [whole] if whole.is_file() else []
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    for name in names:
+        if Path(name).name != name:
+            raise CheckpointError(f"{index} names {name!r}, which is not in its folder")
+    return [folder / name for name in names]
 
 
 def one_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """Somebody else's speech recogniser, from a local folder, through `transformers`.
 
 Whisper and its like (sound in, text out), and wav2vec 2.0 and its like (CTC over letters). Nothing
-is downloaded, no code of the folder is run, and only safetensors are read.
+is downloaded, no code of the folder is run, and nothing is unpickled.
 
 Shape letters, this file only: C channels, N samples.
 """
