@@ -7,8 +7,6 @@ The commands are run as they are written, without a shell. ``{wav}`` is 44.1 kHz
 
 from __future__ import annotations
 
-import shlex
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 from khala.audio import read_audio, write_audio
 from khala.errors import ConfigError
 from khala.evals.distances import SAMPLE_RATE_HZ, Wave
+from khala.evals.outside import run_command, split_name
 from khala.evals.peers import PeerResult, find_delay, shift
 
 __all__ = ["CommandPeer"]
@@ -47,22 +46,18 @@ class CommandPeer:
         Raises:
             ConfigError: it is not of the form above.
         """
-        name, colon, commands = text.partition(":")
-        try:
-            words = shlex.split(commands)
-        except ValueError as error:
-            raise ConfigError(f"--peer-commands {text!r}: {error}; give {FORM}") from error
-        if not colon or not name.strip() or words.count("|") != 1:
+        name, words = split_name(text, option="--peer-commands", form=FORM)
+        if words.count("|") != 1:
             raise ConfigError(f"--peer-commands is {FORM}, not {text!r}")
         middle = words.index("|")
-        encode, decode = tuple(words[:middle]), tuple(words[middle + 1 :])
+        encode, decode = words[:middle], words[middle + 1 :]
         for command, places in ((encode, ("{wav}", "{coded}")), (decode, ("{coded}", "{decoded}"))):
             missing = [place for place in places if not any(place in word for word in command)]
             if missing:
                 raise ConfigError(
                     f"--peer-commands: {' '.join(command)!r} lacks {' and '.join(missing)}"
                 )
-        return cls(name=name.strip(), encode=encode, decode=decode)
+        return cls(name=name, encode=encode, decode=decode)
 
     def run(self, wave_CN: Wave) -> PeerResult:
         """Return what the codec makes of a clip [2, N] at 44.1 kHz, aligned and as long as it.
@@ -92,20 +87,6 @@ class CommandPeer:
 
     def _call(self, command: tuple[str, ...], places: dict[str, Path], makes: str) -> None:
         """Run one command; it must leave its file."""
-        words = []
-        for word in command:
-            for place, path in places.items():
-                word = word.replace(place, str(path))
-            words.append(word)
-        try:
-            done = subprocess.run(
-                words, check=False, capture_output=True, timeout=MAX_S, stdin=subprocess.DEVNULL
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise ConfigError(f"peer {self.name}: cannot run {command[0]!r}: {error}") from error
-        if done.returncode or not places[makes].is_file():
-            last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-            raise ConfigError(
-                f"peer {self.name}: {command[0]!r} ended with status {done.returncode} and "
-                f"{'a' if places[makes].is_file() else 'no'} {makes} file: {' '.join(last)}"
-            )
+        run_command(f"peer {self.name}", command, places, timeout_s=MAX_S)
+        if not places[makes].is_file():
+            raise ConfigError(f"peer {self.name}: {command[0]!r} left no {makes} file")

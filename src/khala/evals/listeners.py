@@ -16,6 +16,7 @@ from khala.evals.listening import listen
 from khala.evals.named import score_names
 from khala.evals.pretrained import PretrainedEmbedding
 from khala.evals.recogniser import Recogniser
+from khala.evals.scorer import Scorer
 from khala.evals.sets import SetsOfSongs
 from khala.evals.sung import score_words
 from khala.evals.tagger import Tagger
@@ -38,6 +39,9 @@ class Listeners:
     transcriber: Transcriber | None
     """Hears words too, by somebody else's model."""
 
+    scorer: Scorer | None
+    """Gives marks, by somebody else's program."""
+
     sets: SetsOfSongs
     """Compares all songs with all originals."""
 
@@ -47,6 +51,7 @@ def open_listeners(
     tagger: Path | None,
     embedding: Path | None,
     transcriber: Path | None = None,
+    scorer: str | None = None,
     *,
     in_sets: bool,
 ) -> Listeners:
@@ -54,8 +59,10 @@ def open_listeners(
 
     Raises:
         CheckpointError: a model cannot be read.
-        ConfigError: a model for transformers is given and that is not installed.
+        ConfigError: a model for transformers is given and that is not installed, or the scorer is
+            not of its form.
     """
+    marks_by = None if scorer is None else Scorer.parse(scorer)
     heard_by = None if tagger is None else Tagger.from_pretrained(tagger)
     by: list[Embedding] = [] if heard_by is None else [heard_by]
     by += [] if embedding is None else [PretrainedEmbedding.from_folder(embedding)]
@@ -63,6 +70,7 @@ def open_listeners(
         ear=None if recogniser is None else Recogniser.from_pretrained(recogniser),
         tagger=heard_by,
         transcriber=None if transcriber is None else Transcriber.from_folder(transcriber),
+        scorer=marks_by,
         sets=SetsOfSongs(by if in_sets else []),
     )
 

@@ -7,14 +7,11 @@ Shape letters, this file only: C channels, N samples.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from khala.audio import replacing
 from khala.corpus import Corpus, CorpusSong, open_corpus
@@ -24,38 +21,16 @@ from khala.evals.distances import Wave
 from khala.evals.folders import failure, items_of, wanted_of
 from khala.evals.generation import choose_requests, make_song
 from khala.evals.listeners import Listeners, open_listeners, score_song
-from khala.evals.listening import tempo_agrees
 from khala.evals.recogniser import Recogniser, lrc_text, own_errors, time_words
+from khala.evals.scorer import Scorer
 from khala.evals.sets import SetsOfSongs
+from khala.evals.song_tables import check_claims, summarise
 from khala.evals.tagger import how_well_it_hears
 from khala.infer import Khala
 from khala.song import SongRequest
 
 NUM_GENERATED = 20
 MOST_PICTURES = 24
-MEANS = (
-    "duration_right",
-    "tempo_right",
-    "tempo_right_octaves",
-    "key_right",
-    "singing_right",
-    "instruments_precision",
-    "instruments_recall",
-    "style_right",
-    "loudness_lufs",
-    "true_peak_dbtp",
-    "flux",
-    "beat",
-    "key_clarity",
-    "longest_still_s",
-    "loop",
-    "recurrence",
-    "per",
-    "per_shuffled",
-    "skipped_shuffled",
-    "wer",
-    "wer_shuffled",
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +58,10 @@ class SongsEval:
     transcriber: Path | None = None
     """Folder of a Whisper, wav2vec 2.0 or like speech recogniser for transformers: adds word error
     rates."""
+
+    scorer: str | None = None
+    """Somebody else's program that gives marks: "NAME: COMMAND" with {jsonl}, {list} or {folder}
+    for the songs; see docs/evaluation.md."""
 
     tagger: Path | None = None
     """Folder of a trained tagger: adds the instruments and the style that are heard."""
@@ -121,6 +100,7 @@ def run_songs_eval(
     songs: int | None = None,
     recogniser: Path | None = None,
     transcriber: Path | None = None,
+    scorer: str | None = None,
     tagger: Path | None = None,
     reference: Path | None = None,
     embedding: Path | None = None,
@@ -143,7 +123,7 @@ def run_songs_eval(
     arguments.pop("on_message")
     _check(SongsEval(**arguments))
     in_sets = folder is None or reference is not None
-    listeners = open_listeners(recogniser, tagger, embedding, transcriber, in_sets=in_sets)
+    listeners = open_listeners(recogniser, tagger, embedding, transcriber, scorer, in_sets=in_sets)
 
     def keep_times(name: str, wave_CN: Wave, lyrics: str) -> None:
         if lrc is not None and listeners.ear is not None and lyrics:
@@ -162,6 +142,7 @@ def run_songs_eval(
         result, waves = _score_generated(
             maker, opened, asked, audio, listeners, keep_times, on_message
         )
+    _say_what_failed(result, listeners.scorer, on_message)
     apart = listeners.sets.distances()
     result["distances"] = apart["distances"]
     result["tables"] += apart["tables"]
@@ -220,24 +201,16 @@ def _score_folder(
         row = score_song(wave_CN, item.wanted, lyrics, listeners)
         listeners.sets.add_song(wave_CN)
         rows.append({"song": item.name, "split": item.split, **row})
+        if listeners.scorer is not None:
+            listeners.scorer.add(wave_CN, rows[-1])
         if len(waves) < MOST_PICTURES:
             waves[item.name] = plots.beginning(wave_CN)
         on_message(f"{number} of {len(items)}: {item.name}")
     if reference is not None:
         failed += _hear_reference(reference, listeners.sets, on_message)
-    for one in failed:
-        on_message(f"not scored: {one['file']}: {one['error']}")
     if not rows:
         raise CorpusError(f"no song of {folder} can be scored: {failed[0]['error']}")
-    result = _summary({"songs": rows})
-    result["failed"] = failed
-    if failed:
-        result["tables"].append(
-            report.table(
-                "Not scored", ["file", "why"], [[one["file"], one["error"]] for one in failed]
-            )
-        )
-    return result, waves
+    return {**_summary({"songs": rows}, listeners.scorer), "failed": failed}, waves
 
 
 def _hear_reference(
@@ -278,15 +251,39 @@ def _score_generated(
         row = {**about, **score_song(wave_CN, wanted, lyrics, listeners)}
         rows.append({**row, "ended": made.ended})
         originals.append({**about, **score_song(original_CN, wanted, lyrics, listeners)})
+        if listeners.scorer is not None:
+            listeners.scorer.add(wave_CN, rows[-1])
+            listeners.scorer.add(original_CN, originals[-1])
         listeners.sets.add_song(wave_CN)
         listeners.sets.add_reference(original_CN)
         waves[f"{song.id}  {request.prompt[:60]}"] = plots.beginning(wave_CN)
-    result = _summary({"generated": rows, "originals": originals})
-    result["checks"] = _checks(result["means"]["generated"], rows)
+    result = _summary({"generated": rows, "originals": originals}, listeners.scorer)
+    result["checks"] = check_claims(result["means"]["generated"], rows)
     result["tables"].append(
         report.table("What part F asks for", ["claim", "measured", "holds"], result["checks"])
     )
     return result, waves
+
+
+def _summary(groups: dict[str, list[dict[str, Any]]], scorer: Scorer | None) -> dict[str, Any]:
+    """Return rows, means and tables, once the scorer has marked the last songs."""
+    if scorer is not None:
+        scorer.finish()
+    return summarise(groups, () if scorer is None else scorer.marks)
+
+
+def _say_what_failed(
+    result: dict[str, Any], scorer: Scorer | None, on_message: report.OnMessage
+) -> None:
+    """Add a table of what could not be scored: files, and a scorer that gave no marks."""
+    failed: list[dict[str, str]] = result.setdefault("failed", [])
+    if scorer is not None and scorer.failure is not None:
+        failed.append({"file": "--scorer", "error": scorer.failure})
+    for one in failed:
+        on_message(f"not scored: {one['file']}: {one['error']}")
+    if failed:
+        rows: list[list[report.Cell]] = [[one["file"], one["error"]] for one in failed]
+        result["tables"].append(report.table("Not scored", ["file", "why"], rows))
 
 
 def _write_lrc(
@@ -301,121 +298,3 @@ def _write_lrc(
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _summary(groups: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return the rows of every group ("songs" or "generated" first), their means and tables."""
-    rows, *others = groups.values()
-    names = [
-        "song",
-        "duration_s",
-        "loudness_lufs",
-        "true_peak_dbtp",
-        "bpm",
-        "wanted_bpm",
-        "tempo_right",
-        "key",
-        "key_right",
-        "singing_right",
-        "loop",
-        "recurrence",
-        "per",
-        "per_shuffled",
-        "wer",
-        "wer_shuffled",
-    ]
-    names = [name for name in names if any(row.get(name) is not None for row in rows)]
-    table = [
-        [*(row.get(name) for name in names), ", ".join(row["faults"]) or "none"] for row in rows
-    ]
-    means = {name: _means(group) for name, group in groups.items()}
-    measured = [[key, *(mean[key] for mean in means.values())] for key in _means(rows)]
-    return {
-        "songs": rows,
-        **({"originals": others[0]} if others else {}),
-        "means": means,
-        "tables": [
-            report.table("Songs", [*names, "faults"], table),
-            *_what_plays(rows),
-            report.table(
-                "Means",
-                ["of", *means],
-                [row for row in measured if any(cell is not None for cell in row[1:])],
-            ),
-        ],
-    }
-
-
-def _what_plays(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a table of instruments and styles, where a tagger listened."""
-    if "instruments_heard" not in rows[0]:
-        return []
-    names = ("instruments_precision", "instruments_recall", "style_heard", "wanted_style")
-    table: list[list[report.Cell]] = [
-        [
-            row["song"],
-            ", ".join(row["instruments_heard"]) or "none",
-            ", ".join(row["wanted_instruments"] or ()) or None,
-            *(row[name] for name in names),
-        ]
-        for row in rows
-    ]
-    columns = ["song", "heard", "wanted", "precision", "recall", "style", "wanted style"]
-    return [report.table("What plays", columns, table)]
-
-
-def _checks(ours: dict[str, float | None], rows: list[dict[str, Any]]) -> list[list[report.Cell]]:
-    """Return what is claimed of generated songs, what was measured, and whether it holds."""
-    checks: list[list[report.Cell]] = [
-        ["songs without a fault", ours["no_fault"], ours["no_fault"] == 1.0],
-        ["duration within 10 %", ours["duration_right"], ours["duration_right"] == 1.0],
-    ]
-    if ours["tempo_right"] is not None:
-        checks.append(["tempo within 5 %", ours["tempo_right"], ours["tempo_right"] > 0.5])
-        chance = _chance_of_tempo(rows)
-        checks.append(["of tempi that other songs asked for (chance)", chance, None])
-    gap, error = ours["per_gap"], ours["per_gap_standard_error"]
-    if gap is not None and error is not None:
-        ratio = gap / max(error, 1e-12)
-        checks.append(["shuffled minus right PER, in standard errors", ratio, ratio > 3])
-    return checks
-
-
-def _chance_of_tempo(rows: list[dict[str, Any]]) -> float | None:
-    """Return how often a song's tempo is the one that another song was asked for."""
-    agree = [
-        tempo_agrees(one["bpm"], other["wanted_bpm"], octaves=False)
-        for one in rows
-        for other in rows
-        if one is not other and other["wanted_bpm"] is not None
-    ]
-    return float(np.mean(agree)) if agree else None
-
-
-def _means(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Average what can be averaged; None where no song has it."""
-    found: dict[str, float | None] = {
-        "no_fault": float(np.mean([not row["faults"] for row in rows]))
-    }
-    for name in MEANS:
-        values = [float(row[name]) for row in rows if row.get(name) is not None]
-        finite = [value for value in values if math.isfinite(value)]
-        found[name] = float(np.mean(finite)) if finite else None
-    for name in ("words_skipped", "phonemes_repeated"):
-        of = {"words_skipped": "words", "phonemes_repeated": "phonemes_wanted"}[name]
-        total = sum(row.get(of, 0) for row in rows)
-        count = sum(row.get(name, 0) for row in rows)
-        found[f"{name}_share"] = count / total if total else None
-    gaps = np.array(
-        [
-            row["per_shuffled"] - row["per"]
-            for row in rows
-            if row.get("per") is not None and row.get("per_shuffled") is not None
-        ]
-    )
-    found["per_gap"] = float(gaps.mean()) if gaps.size else None
-    enough = gaps.size >= 2
-    found["per_gap_standard_error"] = (
-        float(gaps.std(ddof=1)) / math.sqrt(gaps.size) if enough else None
-    )
-    return found
