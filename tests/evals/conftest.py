@@ -77,8 +77,9 @@ def _write_song(folder: Path, index: int, num_words: int, split: str) -> None:
             vocals.append(np.sum(tones, axis=0))
             phonemes.append({"phoneme": name, "start_s": at_s, "end_s": at_s + PHONEME_S})
             at_s += PHONEME_S
-        vocals.append(np.zeros(int(0.05 * RATE_HZ)))
-        at_s += 0.05
+        rest_s = 0.35 if generator.random() < 0.3 else 0.05
+        vocals.append(np.zeros(int(rest_s * RATE_HZ)))
+        at_s += rest_s
     vocals_N = np.concatenate([*vocals, np.zeros(int(0.2 * RATE_HZ))])
     band_N = generator.normal(0, 0.01, vocals_N.size)
     song = folder / "songs" / f"{index:06d}"

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from khala.corpus import open_corpus
 from khala.errors import CorpusError
+from khala.evals.distances import SAMPLE_RATE_HZ
+from khala.evals.listening import listen
 from khala.evals.recogniser import evaluation, own_errors
 from khala.evals.recogniser.lyrics import collect_words
 from khala.evals.recogniser.model import STEP_S, Recogniser, RecogniserConfig
@@ -21,6 +26,7 @@ from khala.evals.recogniser.training import (
     train_recogniser,
 )
 from khala.evals.report import ignore_messages
+from khala.evals.sung import score_words
 
 WriteCorpus = Callable[..., Path]
 
@@ -80,6 +86,40 @@ def test_it_learns_to_hear_four_phonemes(
     assert set(remembered["heard_per_s"]) == {"instrumental", "sung"}
     assert "in sung songs" in own_errors(tmp_path / "ear")
     assert remembered["per"]["test: mix"]["per"] == pytest.approx(per["test: mix"], abs=1e-6)
+    _check_dropped_words(folder, Recogniser.from_pretrained(tmp_path / "ear"))
+
+
+def _check_dropped_words(folder: Path, ear: Recogniser) -> None:
+    """Every third word taken out of the mix: as many are missed, with their two phonemes.
+
+    Measures that are not about words stay.
+    """
+    corpus = open_corpus(folder)
+    dropped = wanted = 0
+    before, after = [], []
+    for song in corpus.songs:
+        wave_CN = corpus.read(song)
+        vocals_CN = corpus.read(song, "vocals")
+        before.append(_heard(wave_CN, song.lyrics, ear))
+        sung = song.truth()["words"]
+        for word in sung[1::3]:
+            start, end = (round(word[name] * SAMPLE_RATE_HZ) for name in ("start_s", "end_s"))
+            wave_CN[:, start:end] -= vocals_CN[:, start:end]
+        after.append(_heard(wave_CN, song.lyrics, ear))
+        dropped, wanted = dropped + len(sung[1::3]), wanted + 2 * len(sung)
+    skipped = [sum(one["words_skipped"] for one in each) for each in (before, after)]
+    assert 0.7 * dropped <= skipped[1] - skipped[0] <= dropped, "a neighbour may lend its phonemes"
+    heard = [sum(one["phonemes_heard"] for one in each) for each in (before, after)]
+    assert heard[0] - heard[1] == pytest.approx(2 * dropped, abs=0.2 * dropped)
+    rates = [np.mean([one["per"] for one in each]) for each in (before, after)]
+    assert rates[1] - rates[0] == pytest.approx(2 * dropped / wanted, rel=0.1)
+    for name, most in (("loudness_lufs", 2.0), ("flat_tops", 1e-5), ("stereo_width", 1e-3)):
+        apart = [abs(one[name] - other[name]) for one, other in zip(before, after, strict=True)]
+        assert max(apart) < most, name
+
+
+def _heard(wave_CN: np.ndarray, lyrics: str, ear: Recogniser) -> dict[str, Any]:
+    return {**asdict(listen(wave_CN)), **score_words(wave_CN, lyrics, [], ear)}
 
 
 def test_a_corpus_without_words_is_refused(write_corpus: WriteCorpus) -> None:

@@ -34,6 +34,29 @@ def band_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def play(parts: tuple[str, ...], style: str = "fast", sings: bool = True) -> np.ndarray:
+    """Return all of a song's parts from its beginning to its end, [2, N]."""
+    times_N = np.arange(round(SECONDS * RATE_HZ)) / RATE_HZ
+    wave_N = np.random.default_rng(0).normal(0, 0.002, times_N.size)
+    for part in (*parts, *(["vocals"] if sings else [])):
+        wave_N += _part(part, times_N)
+    return np.tile(_pulsing(wave_N, times_N, style), (2, 1)).astype(np.float32)
+
+
+def _part(name: str, times_N: np.ndarray) -> np.ndarray:
+    """Return an instrument's tones, or a voice's with its vibrato."""
+    vibrato_N = (name == "vocals") * 3 * np.sin(2 * np.pi * 6 * times_N)
+    tones = TONES_HZ.get(name, (VOICE_HZ,))
+    return np.sum(
+        [0.08 * np.sin(2 * np.pi * hz * times_N + vibrato_N * 2 * np.pi) for hz in tones], axis=0
+    )
+
+
+def _pulsing(wave_N: np.ndarray, times_N: np.ndarray, style: str) -> np.ndarray:
+    """Return a song that swells as often as its style says."""
+    return wave_N * (0.55 + 0.45 * np.sin(2 * np.pi * (9.0 if style == "fast" else 1.5) * times_N))
+
+
 def _write_song(folder: Path, index: int, split: str) -> None:
     """Each plays from 0 to 1.2 s or from 1.2 s on, or throughout."""
     generator = np.random.default_rng(index)
@@ -45,11 +68,9 @@ def _write_song(folder: Path, index: int, split: str) -> None:
     for part in (*playing, *(["vocals"] if sings else [])):
         start_s, end_s = [(0.0, SECONDS), (0.0, 1.2), (1.2, SECONDS)][int(generator.integers(3))]
         sounding_N = (times_N >= start_s) & (times_N < end_s)
-        for hz in TONES_HZ.get(part, (VOICE_HZ,)):
-            turns_N = hz * times_N + (part == "vocals") * 3 * np.sin(2 * np.pi * 6 * times_N)
-            wave_N += 0.08 * sounding_N * np.sin(2 * np.pi * turns_N)
+        wave_N += sounding_N * _part(part, times_N)
         notes.append({"part": part, "pitch": 60, "start_s": start_s, "end_s": end_s})
-    wave_N *= 0.55 + 0.45 * np.sin(2 * np.pi * (9.0 if style == "fast" else 1.5) * times_N)
+    wave_N = _pulsing(wave_N, times_N, style)
     song = folder / "songs" / f"{index:06d}"
     song.mkdir(parents=True)
     wave_CN = np.stack([wave_N, wave_N]).astype(np.float32)
@@ -72,7 +93,7 @@ def _write_song(folder: Path, index: int, split: str) -> None:
 def quickly(corpus: Corpus, **changes: Any) -> Tagger:
     """Train a very small tagger for a few seconds."""
     training = TaggerTraining(
-        **{"minutes": 60.0, "max_steps": 140, "batch": 12, "fewest_songs": 4, "peak_rate": 1e-2}
+        **{"minutes": 60.0, "max_steps": 260, "batch": 12, "fewest_songs": 4, "peak_rate": 1e-2}
         | changes
     )
     learned, _ = split_songs(corpus)
@@ -108,6 +129,23 @@ def test_from_corpus_to_figures_in_one_command(
     assert "training" in result
     assert "training" not in again
     assert (folder / "model.safetensors").read_bytes() == before
+    _check_missing_parts(Tagger.from_pretrained(folder))
+
+
+def _check_missing_parts(tagger: Tagger) -> None:
+    """Taken out of the mix, a part is no longer heard; the others, style and voice still are."""
+    band = ("drone", "flute", "bell")
+    whole = tagger.hear(play(band))
+    assert set(whole.instruments) == set(band)
+    assert (whole.style, whole.sings) == ("fast", True)
+    for missing in band:
+        rest = tuple(part for part in band if part != missing)
+        without = tagger.hear(play(rest))
+        assert set(without.instruments) == set(rest)
+        assert (without.style, without.sings) == ("fast", True)
+    assert not tagger.hear(play(band, sings=False)).sings
+    slow = tagger.hear(play(band, style="slow"))
+    assert (set(slow.instruments), slow.style, slow.sings) == (set(band), "slow", True)
 
 
 def test_training_is_repeatable(band_folder: Path) -> None:
