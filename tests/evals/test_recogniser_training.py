@@ -16,7 +16,7 @@ from khala.corpus import open_corpus
 from khala.errors import CorpusError
 from khala.evals.distances import SAMPLE_RATE_HZ
 from khala.evals.listening import listen
-from khala.evals.recogniser import evaluation, own_errors
+from khala.evals.recogniser import evaluation, recogniser_errors
 from khala.evals.recogniser.lyrics import collect_words
 from khala.evals.recogniser.model import STEP_S, Recogniser, RecogniserConfig
 from khala.evals.recogniser.training import (
@@ -84,7 +84,7 @@ def test_it_learns_to_hear_four_phonemes(
     assert result["word_starts"]["median_error_s"] < 0.08
     remembered = json.loads((tmp_path / "ear" / "errors.json").read_text())
     assert set(remembered["heard_per_s"]) == {"instrumental", "sung"}
-    assert "in sung songs" in own_errors(tmp_path / "ear")
+    assert "in sung songs" in recogniser_errors(tmp_path / "ear")
     assert remembered["per"]["test: mix"]["per"] == pytest.approx(per["test: mix"], abs=1e-6)
     _check_dropped_words(folder, Recogniser.from_pretrained(tmp_path / "ear"))
 

@@ -14,7 +14,7 @@ from khala.audio import write_audio
 from khala.corpus import Corpus, open_corpus
 from khala.errors import CheckpointError, ConfigError, CorpusError
 from khala.evals.report import ignore_messages
-from khala.evals.tagger import Tagger, TaggerTraining, evaluation, how_well_it_hears, train_tagger
+from khala.evals.tagger import Tagger, TaggerTraining, evaluation, tagger_errors, train_tagger
 from khala.evals.tagger.training import _dulled, labels, load_example, names_of, split_songs
 
 RATE_HZ = 44_100
@@ -121,7 +121,7 @@ def test_from_corpus_to_figures_in_one_command(
     assert json.loads((tmp_path / "results" / "tagger.json").read_text()) == result
     assert (tmp_path / "results" / "tagger.html").is_file()
     assert str(tmp_path) not in json.dumps(result)
-    assert "10 held-out originals" in how_well_it_hears(folder)
+    assert "10 held-out originals" in tagger_errors(folder)
     before = (folder / "model.safetensors").read_bytes()
     monkeypatch.setattr(evaluation, "train_tagger", None)
     again = evaluation.run_tagger_eval(band_folder, folder)
@@ -248,7 +248,7 @@ def test_how_well_it_hears_is_said_or_said_to_be_unknown(
     """A score without the tagger's own errors beside it reads as the truth."""
     if damage is not None:
         (tmp_path / "errors.json").write_text(damage)
-    said = how_well_it_hears(tmp_path)
+    said = tagger_errors(tmp_path)
     assert "run khala eval tagger" in said
     assert ("not known" if damage is None else "cannot be read") in said
 

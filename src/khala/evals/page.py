@@ -29,14 +29,15 @@ code { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8884; }
-th, td { white-space: nowrap; } td.text { text-align: left; white-space: normal; }
-th:first-child, td:first-child { text-align: left; }
+th, td { white-space: nowrap; }
+th:first-child, td:first-child, .text { text-align: left; }
+td.long { white-space: normal; min-width: 16rem; max-width: 40rem; }
 .yes { color: #1a7f37; } .no { color: #cf222e; font-weight: 600; }
 img { max-width: 100%; background: white; }
 figure { margin: .5rem 0; } audio { width: 100%; max-width: 40rem; height: 2.2rem; }
 """
 LONG_TEXT = 24
-"""A cell of more letters than this is read and not compared: it stands on the left."""
+"""More letters than this may go over several lines."""
 
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 
@@ -93,10 +94,17 @@ def _circumstances(result: Mapping[str, Any]) -> str:
 
 
 def _table(table: Mapping[str, Any]) -> str:
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in table["columns"])
-    rows = "".join(
-        "<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in table["rows"]
+    known = [
+        [value for value in column if value is not None]
+        for column in zip(*table["rows"], strict=True)
+    ]
+    is_text = [bool(column) and all(isinstance(one, str) for one in column) for column in known]
+    is_text += [False] * (len(table["columns"]) - len(is_text))
+    head = "".join(
+        f'<th scope="col"{_class("text" if text else "")}>{_text(name)}</th>'
+        for name, text in zip(table["columns"], is_text, strict=True)
     )
+    rows = "".join("<tr>" + "".join(map(_cell, row, is_text)) + "</tr>" for row in table["rows"])
     return (
         f"<h2>{_text(table['title'])}</h2>"
         f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
@@ -104,11 +112,16 @@ def _table(table: Mapping[str, Any]) -> str:
     )
 
 
-def _cell(value: Cell) -> str:
+def _cell(value: Cell, is_text: bool) -> str:
+    """Return one cell: a column of nothing but text stands on the left as a whole."""
     shown = shown_cell(value)
-    name = shown if isinstance(value, bool) else "text" if len(shown) > LONG_TEXT else ""
-    mark = f' class="{name}"' if name else ""
-    return f"<td{mark}>{_text(shown)}</td>"
+    kind = "text long" if len(shown) > LONG_TEXT else "text"
+    name = shown if isinstance(value, bool) else kind if is_text else ""
+    return f"<td{_class(name)}>{_text(shown)}</td>"
+
+
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""
 
 
 def _sound(name: str, wave_CN: Wave) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from khala.audio import replacing
@@ -21,11 +22,11 @@ from khala.evals.distances import Wave
 from khala.evals.folders import failure, items_of, wanted_of
 from khala.evals.generation import choose_requests, make_song
 from khala.evals.listeners import Listeners, open_listeners, score_song
-from khala.evals.recogniser import Recogniser, lrc_text, own_errors, time_words
+from khala.evals.recogniser import Recogniser, lrc_text, recogniser_errors, time_words
 from khala.evals.scorer import Scorer
 from khala.evals.sets import SetsOfSongs
 from khala.evals.song_tables import check_claims, summarise
-from khala.evals.tagger import how_well_it_hears
+from khala.evals.tagger import tagger_errors
 from khala.infer import Khala
 from khala.song import SongRequest
 
@@ -147,8 +148,8 @@ def run_songs_eval(
     result["distances"] = apart["distances"]
     result["tables"] += apart["tables"]
     result["notes"] = [
-        *([] if recogniser is None else [own_errors(recogniser)]),
-        *([] if tagger is None else [how_well_it_hears(tagger)]),
+        *([] if recogniser is None else [recogniser_errors(recogniser)]),
+        *([] if tagger is None else [tagger_errors(tagger)]),
         *apart["notes"],
     ]
     return report.finish(
@@ -256,7 +257,9 @@ def _score_generated(
             listeners.scorer.add(original_CN, originals[-1])
         listeners.sets.add_song(wave_CN)
         listeners.sets.add_reference(original_CN)
-        waves[f"{song.id}  {request.prompt[:60]}"] = plots.beginning(wave_CN)
+        waves[f"{song.id}  {shorten(request.prompt, 60, placeholder=' ...')}"] = plots.beginning(
+            wave_CN
+        )
     result = _summary({"generated": rows, "originals": originals}, listeners.scorer)
     result["checks"] = check_claims(result["means"]["generated"], rows)
     result["tables"].append(

@@ -1,6 +1,6 @@
 """A phoneme recogniser, the ear that hears whether a song sings its lyrics."""
 
-from khala.evals.recogniser.evaluation import RecogniserEval, own_errors, run_recogniser_eval
+from khala.evals.recogniser.evaluation import RecogniserEval, recogniser_errors, run_recogniser_eval
 from khala.evals.recogniser.lyrics import collect_words, lyric_words, pronounce, sung_phonemes
 from khala.evals.recogniser.model import Recogniser, RecogniserConfig
 from khala.evals.recogniser.scoring import (
@@ -24,8 +24,8 @@ __all__ = [
     "error_rate",
     "lrc_text",
     "lyric_words",
-    "own_errors",
     "pronounce",
+    "recogniser_errors",
     "run_recogniser_eval",
     "shuffled_error_rate",
     "sung_phonemes",

@@ -211,7 +211,7 @@ def _remember(
         on_message(f"its errors are not kept beside it: {error.strerror}")
 
 
-def own_errors(folder: Path) -> str:
+def recogniser_errors(folder: Path) -> str:
     """Return a recogniser's own errors in one line, as measured when it was last evaluated."""
     path = folder / "errors.json"
     if not path.is_file():

@@ -106,7 +106,7 @@ def run_tagger_eval(
     return report.finish("tagger", result, arguments=arguments, out=out)
 
 
-def how_well_it_hears(folder: Path) -> str:
+def tagger_errors(folder: Path) -> str:
     """Return the tagger's own errors in one line, as measured when it was last evaluated."""
     path = folder / "errors.json"
     if not path.is_file():
@@ -252,7 +252,7 @@ def _tables(errors: dict[str, Any], confused: list[list[report.Cell]]) -> list[d
 
 
 def _notes(model: Tagger, folder: Path) -> list[str]:
-    notes = [how_well_it_hears(folder)]
+    notes = [tagger_errors(folder)]
     if model.config.left_out:
         notes.append("too rare to be learned: " + ", ".join(model.config.left_out))
     return notes
