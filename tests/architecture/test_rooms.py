@@ -16,7 +16,7 @@ SOURCE = Path(khala.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
-BASE = frozenset({"errors", "song"})
+BASE = frozenset({"errors", "song", "processes"})
 MODELS = BASE | {"audio", "nn", "tokens", "checkpoint", "codec", "backbone", "superres"}
 EVERYTHING = MODELS | {
     "convert",
@@ -31,6 +31,7 @@ EVERYTHING = MODELS | {
 ALLOWED = {
     "errors": frozenset(),
     "song": frozenset({"errors"}),
+    "processes": frozenset(),
     "audio": BASE,
     "nn": BASE,
     "tokens": BASE,

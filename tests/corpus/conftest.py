@@ -13,7 +13,7 @@ import soundfile
 RATE_HZ = 44_100
 
 
-def write_song(folder: Path, index: int, *, split: str = "train", seconds: float = 0.2) -> Path:
+def write_song(folder: Path, index: int, *, split: str = "train", seconds: float = 0.6) -> Path:
     """A song as khala synth writes it, with noise for sound."""
     place = folder / "songs" / f"{index:06d}"
     place.mkdir(parents=True)

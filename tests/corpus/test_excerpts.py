@@ -4,7 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from khala.corpus import CodesExample, Section, Word, excerpts, line_excerpts, with_excerpts
+from khala.corpus import (
+    CodesExample,
+    HeldCodes,
+    Section,
+    Word,
+    excerpts,
+    line_excerpts,
+    with_excerpts,
+)
 from khala.corpus.timing import sections_with_lyrics
 
 LYRICS = "[Verse 1]\none two\n\n[Chorus]\nthree\n\n[Chorus]\nthree"
@@ -24,7 +32,7 @@ def song(lyrics: str = LYRICS) -> CodesExample:
     return CodesExample(
         id="7",
         split="train",
-        codes_QT=np.arange(2 * 800, dtype=np.uint16).reshape(2, 800),
+        codes=HeldCodes(np.arange(2 * 800, dtype=np.uint16).reshape(2, 800)),
         tags=("pop",),
         description="",
         lyrics=lyrics,

@@ -17,7 +17,7 @@ from khala.audio import write_audio
 from khala.backbone import Backbone, BackboneConfig
 from khala.checkpoint import write_manifest
 from khala.codec import Codec, CodecConfig, QuantizerConfig, SpectralConfig
-from khala.corpus import open_corpus, prepare
+from khala.corpus import find_items, prepare
 from khala.nn import TrunkConfig
 from khala.superres import SuperResConfig, SuperResolution
 from khala.tokens import TextTokenizer, nano_layout
@@ -139,8 +139,8 @@ def whole_model(write_corpus: WriteCorpus, tmp_path: Path) -> WholeModel:
         def encode(self, wave_CN: np.ndarray) -> np.ndarray:
             return codec.encode(torch.from_numpy(wave_CN)[None])[0].numpy()
 
-    codes = prepare(open_corpus(corpus), tmp_path / "codes", Encoder())
-    return WholeModel(folder=folder, corpus=corpus, codes=codes)
+    prepare(find_items(corpus), tmp_path / "codes", Encoder)
+    return WholeModel(folder=folder, corpus=corpus, codes=tmp_path / "codes")
 
 
 def _tiny_codec() -> Codec:

@@ -75,25 +75,17 @@ def line() -> type[Line]:
 
 def write_codes(folder: Path, *, num_songs: int = 12, num_levels: int = 64) -> Path:
     """Prepared codes that can be learned: each level follows from the one below and the lyrics."""
-    from khala.corpus import Corpus, CorpusSong, prepare
+    from khala.corpus import CorpusSong, PreparedSong
+    from khala.corpus import write_codes as write_prepared
 
     words = ("la", "moon", "river", "sun")
 
-    class Dice:
-        """A codec whose codes depend on the song's words."""
-
-        digest = "dice"
-        codebook_size = 1024
-
-        def __init__(self) -> None:
-            self.num_levels = num_levels
-
-        def encode(self, wave_CN: np.ndarray) -> np.ndarray:
-            index = int(wave_CN[0, 0])
-            generator = np.random.default_rng(index)
-            level_0 = (np.arange(20 + index % 3) * 3 + 100 * (index % len(words))) % 400
-            level_0 = level_0 + generator.integers(0, 2, level_0.shape)
-            return np.stack([(level_0 * (q + 1)) % 1024 for q in range(num_levels)])
+    def codes(index: int) -> np.ndarray:
+        """Return codes that depend on the song's words."""
+        generator = np.random.default_rng(index)
+        level_0 = (np.arange(20 + index % 3) * 3 + 100 * (index % len(words))) % 400
+        level_0 = level_0 + generator.integers(0, 2, level_0.shape)
+        return np.stack([(level_0 * (q + 1)) % 1024 for q in range(num_levels)])
 
     def song(index: int) -> CorpusSong:
         splits = {0: "test", 1: "test", 2: "test_voice", 3: "test_words"}
@@ -112,12 +104,18 @@ def write_codes(folder: Path, *, num_songs: int = 12, num_levels: int = 64) -> P
             truth_path=None,
         )
 
-    corpus = Corpus(
-        folder,
-        [song(index) for index in range(num_songs)],
-        read_whole=lambda path: np.full((2, 1), float(path.name), np.float32),
-    )
-    return prepare(corpus, folder / "codes", Dice(), songs_per_shard=5)
+    def prepared(shard: int) -> Iterator[PreparedSong]:
+        for index in range(5 * shard, min(5 * shard + 5, num_songs)):
+            yield PreparedSong(song=song(index), codes_QT=codes(index), duration_s=1.0)
+
+    plan = {
+        "codec": "dice",
+        "num_levels": num_levels,
+        "codebook_size": 1024,
+        "num_shards": -(-num_songs // 5),
+    }
+    write_prepared(folder / "codes", plan, prepared, num_songs=num_songs)
+    return folder / "codes"
 
 
 @pytest.fixture(scope="session")

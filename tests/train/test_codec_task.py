@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from khala.codec import Codec
-from khala.corpus import CodesDataset, CodesExample, Corpus, CorpusSong
+from khala.corpus import CodesDataset, CodesExample, Corpus, CorpusSong, HeldCodes
 from khala.corpus.order import indexes
 from khala.errors import ConfigError, CorpusError
 from khala.recipes import codec_debug
@@ -141,7 +141,7 @@ def drawn_codes(codec: Codec, names: tuple[str, ...]) -> CodesDataset:
             CodesExample(
                 id=name,
                 split="train",
-                codes_QT=codes_QT,
+                codes=HeldCodes(codes_QT),
                 tags=(),
                 description="",
                 lyrics="",
@@ -156,6 +156,7 @@ def drawn_codes(codec: Codec, names: tuple[str, ...]) -> CodesDataset:
         num_levels=quantizer.num_levels,
         codebook_size=quantizer.codebook_size,
         codec_digest="",
+        digest="",
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from khala.corpus import CodesExample
+from khala.corpus import CodesExample, HeldCodes
 from khala.errors import ConfigError
 from khala.tokens import TextTokenizer, nano_layout
 from khala.train.prompts import PromptConfig, Prompts
@@ -13,7 +13,7 @@ from khala.train.prompts import PromptConfig, Prompts
 SONG = CodesExample(
     id="1",
     split="train",
-    codes_QT=np.zeros((2, 100), dtype=np.uint16),
+    codes=HeldCodes(np.zeros((2, 100), dtype=np.uint16)),
     tags=("pop", "piano", "100 bpm"),
     description="a song",
     lyrics="",

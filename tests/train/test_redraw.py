@@ -54,9 +54,9 @@ def test_a_stopped_run_goes_on(
     shutil.copytree(whole, tmp_path / "b")
     for name in ("manifest.json", "shard-00001.sha256.json"):
         (tmp_path / "b" / name).unlink()
-    kept = (tmp_path / "b" / "shard-00000.safetensors").stat().st_mtime_ns
+    kept = (tmp_path / "b" / "shard-00000.parquet").stat().st_mtime_ns
     again = redraw(codes_dir, superres, tmp_path / "b", songs=2)
-    assert (again / "shard-00000.safetensors").stat().st_mtime_ns == kept
+    assert (again / "shard-00000.parquet").stat().st_mtime_ns == kept
     for path in whole.iterdir():
         assert (again / path.name).read_bytes() == path.read_bytes(), path.name
     with pytest.raises(CorpusError, match="seed"):

@@ -1,26 +1,32 @@
-"""Prepared songs in memory: codes beside the texts that describe them.
+"""Prepared songs to train on: texts in memory, codes read when they are asked for.
 
 Shape letters: Q levels, T frames.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from khala.corpus.prepare import FORMAT, sha256_file
+from khala.corpus.places import Place, open_place
+from khala.corpus.prepare import FORMAT
+from khala.corpus.reading import HeldCodes, ShardReader, StoredCodes
+from khala.corpus.shards import read_table, shard_name
 from khala.corpus.timing import Section, Word
 from khala.errors import CorpusError
 
 __all__ = ["CodesDataset", "CodesExample", "open_codes"]
+
+VERIFIERS = 8
+"""Threads that hash shards: hashing waits for the disk and lets other threads run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +35,9 @@ class CodesExample:
 
     id: str
     split: str
-    codes_QT: NDArray[np.uint16]
+    codes: HeldCodes | StoredCodes
+    """Its codes, in memory or on the disk."""
+
     tags: tuple[str, ...]
     description: str
     lyrics: str
@@ -44,9 +52,18 @@ class CodesExample:
     beats_s: tuple[float, ...] = ()
 
     @property
+    def codes_QT(self) -> NDArray[np.uint16]:
+        """The codes.
+
+        Raises:
+            CorpusError: the shard was removed or damaged since it was opened.
+        """
+        return self.codes.array()
+
+    @property
     def num_frames(self) -> int:
-        """Length in frames."""
-        return int(self.codes_QT.shape[1])
+        """Length in frames, without reading the codes."""
+        return self.codes.num_frames
 
 
 class CodesDataset:
@@ -59,11 +76,14 @@ class CodesDataset:
         num_levels: int,
         codebook_size: int,
         codec_digest: str,
+        digest: str,
     ) -> None:
         self.examples = examples
         self.num_levels = num_levels
         self.codebook_size = codebook_size
         self.codec_digest = codec_digest
+        self.digest = digest
+        """Identifies all of it: a run never goes on with other data."""
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -79,86 +99,91 @@ class CodesDataset:
         return [example for example in self.examples if example.split == name]
 
 
-def open_codes(folder: Path | str, *, corpus_dir: Path | None = None) -> CodesDataset:
-    """Verify every shard against the manifest and load it.
+def open_codes(url: Path | str, *, corpus_dir: Path | None = None) -> CodesDataset:
+    """Open prepared codes; every local shard is verified against the manifest first.
+
+    Shards of an object store are verified when they are fetched, before they are used.
 
     Args:
-        folder: written by `prepare`.
+        url: the folder or URL that `prepare` wrote.
         corpus_dir: where the songs themselves are, for ``truth_path``; not needed to train.
 
     Raises:
         CorpusError: unfinished, damaged or missing shards; the message names the file.
     """
-    folder = Path(folder)
-    manifest = _manifest(folder)
-    for name, wanted in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise CorpusError(f"a shard is missing: {path}")
-        if sha256_file(path) != wanted:
-            raise CorpusError(f"a shard is damaged: {path}; run khala prepare again")
-    examples: list[CodesExample] = []
-    for index in range(manifest["num_shards"]):
-        examples += _shard(folder, f"shard-{index:05d}", corpus_dir)
-    if len(examples) != manifest["num_songs"]:
-        raise CorpusError(f"{folder} holds {len(examples)} songs of {manifest['num_songs']}")
+    place = open_place(url)
+    content, manifest = _manifest(place)
+    files: dict[str, dict[str, Any]] = manifest["files"]
+    _verify(place, files)
+    reader = ShardReader(place, files, num_levels=int(manifest["num_levels"]))
+    table = read_table(place.read("index.parquet"), f"{place.url}/index.parquet")
+    rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    if len(rows) != manifest["num_songs"]:
+        raise CorpusError(f"{place.url} lists {len(rows)} songs of {manifest['num_songs']}")
     return CodesDataset(
-        examples,
+        [_example(row, reader, corpus_dir) for row in rows],
         num_levels=manifest["num_levels"],
         codebook_size=manifest["codebook_size"],
         codec_digest=manifest["codec"],
+        digest=content,
     )
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    """Read and check the manifest."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        hint = "unfinished: run khala prepare again" if (folder / "plan.json").is_file() else ""
-        raise CorpusError(f"{folder} holds no prepared codes (no manifest.json) {hint}".rstrip())
+def _verify(place: Place, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compare every file with the manifest."""
+    with ThreadPoolExecutor(VERIFIERS) as pool:
+        found = pool.map(
+            lambda one: place.holds(one[0], one[1]["sha256"], one[1]["bytes"]), files.items()
+        )
+    for name, holds in zip(files, found, strict=True):
+        if not holds:
+            state = "damaged" if place.has(name) else "missing"
+            raise CorpusError(f"a shard is {state}: {place.url}/{name}; run khala prepare again")
+
+
+def _manifest(place: Place) -> tuple[str, dict[str, Any]]:
+    """Read and check the manifest; return it with its sha256."""
+    path = f"{place.url}/manifest.json"
+    if not place.has("manifest.json"):
+        hint = "unfinished: run khala prepare again" if place.has("plan.json") else ""
+        raise CorpusError(f"{place.url} holds no prepared codes (no manifest.json) {hint}".rstrip())
+    content = place.read("manifest.json")
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(content)
     except ValueError as error:
         raise CorpusError(f"{path} is damaged: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CorpusError(f"{path} has an unknown format; known: {FORMAT}")
+        raise CorpusError(
+            f"{path} is of another version (known: {FORMAT}): prepare the songs again, elsewhere"
+        )
     keys = {"files", "num_shards", "num_songs", "num_levels", "codebook_size", "codec"}
     if keys - manifest.keys():
         raise CorpusError(f"{path} lacks {', '.join(sorted(keys - manifest.keys()))}")
-    return manifest
+    return hashlib.sha256(content).hexdigest(), manifest
 
 
-def _shard(folder: Path, name: str, corpus_dir: Path | None) -> list[CodesExample]:
-    """Load one verified shard."""
-    try:
-        tensors = load_file(folder / f"{name}.safetensors")
-        codes_QT, offsets = tensors["codes"], tensors["offsets"].tolist()
-        text = (folder / f"{name}.jsonl").read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines()]
-    except (SafetensorError, KeyError, OSError, ValueError) as error:
-        raise CorpusError(f"cannot read {folder / name}: {error!r}") from error
-    if len(lines) + 1 != len(offsets) or offsets[-1] != codes_QT.shape[1]:
-        raise CorpusError(f"{folder / name} has {len(lines)} texts for {len(offsets) - 1} songs")
-    return [
-        CodesExample(
-            id=line["id"],
-            split=line["split"],
-            codes_QT=codes_QT[:, start:end],
-            tags=tuple(line["tags"]),
-            description=line["description"],
-            lyrics=line["lyrics"],
-            instrumental=line["instrumental"],
-            language=line["language"],
-            duration_s=line["duration_s"],
-            truth_path=None if corpus_dir is None else _truth(corpus_dir, line["folder"]),
-            sections=tuple(Section(*part) for part in line["sections"]),
-            words=tuple(Word(*word) for word in line["words"]),
-            phonemes=tuple(Word(*sound) for sound in line.get("phonemes", ())),
-            chords=tuple(Word(*chord) for chord in line.get("chords", ())),
-            beats_s=tuple(line.get("beats_s", ())),
-        )
-        for line, start, end in zip(lines, offsets[:-1], offsets[1:], strict=True)
-    ]
+def _example(row: Mapping[str, Any], reader: ShardReader, corpus_dir: Path | None) -> CodesExample:
+    """Build one song from its row of the index."""
+    times = json.loads(row["times"]) if row["times"] else {}
+    return CodesExample(
+        id=row["id"],
+        split=row["split"],
+        codes=StoredCodes(
+            reader, f"{shard_name(row['shard'])}.parquet", row["row"], 0, row["num_frames"]
+        ),
+        tags=tuple(row["tags"]),
+        description=row["description"],
+        lyrics=row["lyrics"],
+        instrumental=row["instrumental"],
+        language=row["language"],
+        duration_s=row["duration_s"],
+        truth_path=None if corpus_dir is None else _truth(corpus_dir, row["truth"]),
+        sections=tuple(Section(*part) for part in times.get("sections", ())),
+        words=tuple(Word(*word) for word in times.get("words", ())),
+        phonemes=tuple(Word(*sound) for sound in times.get("phonemes", ())),
+        chords=tuple(Word(*chord) for chord in times.get("chords", ())),
+        beats_s=tuple(times.get("beats_s", ())),
+    )
 
 
 def _truth(corpus_dir: Path, name: str | None) -> Path | None:

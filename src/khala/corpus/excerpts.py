@@ -71,7 +71,7 @@ def _cut(song: CodesExample, name: str, lyrics: str, start_s: float, end_s: floa
     return replace(
         song,
         id=f"{song.id}:{name}",
-        codes_QT=song.codes_QT[:, round(start_s * rate_hz) : round(end_s * rate_hz)],
+        codes=song.codes.cut(round(start_s * rate_hz), round(end_s * rate_hz)),
         lyrics=lyrics,
         duration_s=end_s - start_s,
         sections=(),

@@ -1,33 +1,24 @@
-"""A user's own folder of songs, read as a corpus.
+"""A user's own folder of songs, read as a corpus: see `khala.corpus.sources` for what may be there.
 
-Beside ``song.flac`` (or wav, mp3, ogg, opus) may stand
-
-    song.json    {"tags": [...] or "a, b", "description": "...", "lyrics": "...",
-                  "instrumental": false, "language": "en"}; every key may be left out
-    song.txt     the lyrics, if there is no "lyrics" in the JSON
-
-A song with neither lyrics nor "instrumental": false is taken as instrumental. One song in forty,
-chosen by its name and not by chance, is kept for validation.
+A song with neither lyrics nor "instrumental": false is taken as instrumental.
 """
 
 from __future__ import annotations
 
-import json
-import zlib
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import soundfile
 
-from khala.audio import read_audio
-from khala.corpus.songs import SAMPLE_RATE_HZ, Corpus, CorpusSong
-from khala.errors import CorpusError
+from khala.corpus.decode import AUDIO_ENDINGS, OWN_ENDINGS, decode_audio
+from khala.corpus.describe import describe_item
+from khala.corpus.places import LocalPlace
+from khala.corpus.songs import Corpus, CorpusSong
+from khala.corpus.sources import Item, find_items, item_of
+from khala.errors import AudioError, CorpusError
 
-__all__ = ["ENDINGS", "describe_file", "open_folder"]
+__all__ = ["AUDIO_ENDINGS", "describe_file", "open_folder"]
 
-ENDINGS = (".flac", ".wav", ".mp3", ".ogg", ".opus")
-KEYS = {"tags", "description", "lyrics", "instrumental", "language"}
-HELD_OUT_EVERY = 40
 MAX_DURATION_S = 3600.0
 
 
@@ -37,17 +28,12 @@ def open_folder(folder: Path | str) -> Corpus:
     Raises:
         CorpusError: no audio, a damaged sidecar, or vocals announced without lyrics.
     """
-    folder = Path(folder)
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
-    if not paths:
-        raise CorpusError(f"{folder} holds no audio file ({', '.join(ENDINGS)})")
-    songs = [describe_file(path, path.relative_to(folder).as_posix()) for path in paths]
+    source = find_items(Path(folder))
+    songs = [_described(Path(folder), item) for item in source.items]
     return Corpus(
-        folder,
+        Path(folder),
         songs,
-        read_whole=lambda path: read_audio(
-            path, sample_rate_hz=SAMPLE_RATE_HZ, max_duration_s=MAX_DURATION_S
-        ),
+        read_whole=lambda path: decode_audio(path, max_duration_s=MAX_DURATION_S),
     )
 
 
@@ -57,44 +43,21 @@ def describe_file(path: Path, name: str) -> CorpusSong:
     Raises:
         CorpusError: it cannot be read, or what stands beside it is damaged.
     """
-    known = _sidecar(path)
-    lyrics = str(known.get("lyrics", "")).strip()
-    instrumental = known.get("instrumental", not lyrics)
-    if not isinstance(instrumental, bool):
-        raise CorpusError(f"{path}: instrumental must be true or false, not {instrumental!r}")
-    if not instrumental and not lyrics:
-        raise CorpusError(f"{path} is not instrumental and has no lyrics: add a .txt beside it")
-    tags = known.get("tags", [])
-    if isinstance(tags, str):
-        tags = [tag.strip() for tag in tags.split(",") if tag.strip()]
+    return replace(_described(path.parent, item_of(path)), id=name)
+
+
+def _described(folder: Path, item: Item) -> CorpusSong:
+    """Return what is known of a song, with its length and where it lies."""
+    path = folder / item.audio
+    song = describe_item(LocalPlace(folder), item)
+    return replace(song, duration_s=_duration_s(path), audio={"mix": path})
+
+
+def _duration_s(path: Path) -> float:
+    """Return a file's length: from its header, or by decoding what only FFmpeg reads."""
     try:
-        duration_s = float(soundfile.info(path).duration)
-    except (soundfile.SoundFileError, OSError) as error:
+        if path.suffix.lower() in OWN_ENDINGS:
+            return float(soundfile.info(path).duration)
+        return decode_audio(path, max_duration_s=MAX_DURATION_S).shape[1] / 44_100
+    except (soundfile.SoundFileError, OSError, AudioError) as error:
         raise CorpusError(f"cannot read {path}: {error}") from error
-    return CorpusSong(
-        id=name,
-        split="test" if zlib.crc32(name.encode()) % HELD_OUT_EVERY == 0 else "train",
-        duration_s=duration_s,
-        tags=tuple(str(tag) for tag in tags),
-        description=str(known.get("description", "")),
-        lyrics="" if instrumental else lyrics,
-        instrumental=instrumental,
-        language=str(known.get("language", "en")),
-        audio={"mix": path},
-        truth_path=None,
-    )
-
-
-def _sidecar(path: Path) -> dict[str, Any]:
-    """Read the JSON and text beside an audio file."""
-    known: dict[str, Any] = {}
-    try:
-        if path.with_suffix(".json").is_file():
-            known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        if path.with_suffix(".txt").is_file() and isinstance(known, dict):
-            known.setdefault("lyrics", path.with_suffix(".txt").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorpusError(f"cannot read what stands beside {path}: {error}") from error
-    if not isinstance(known, dict) or known.keys() - KEYS:
-        raise CorpusError(f"{path.with_suffix('.json')} may hold only {', '.join(sorted(KEYS))}")
-    return known

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from khala.corpus.timing import Section, Word, sections_with_lyrics
 from khala.errors import CorpusError
 
-__all__ = ["HELD_OUT", "SPLITS", "Corpus", "CorpusSong", "open_corpus"]
+__all__ = ["HELD_OUT", "SPLITS", "Corpus", "CorpusSong", "open_corpus", "song_from_truth"]
 
 HELD_OUT = ("test", "test_voice", "test_words")
 """Splits never trained on: other songs, another voice, other words and melodies."""
@@ -194,7 +194,6 @@ def read_truth(path: Path) -> dict[str, Any]:
 
 def _song(path: Path) -> CorpusSong:
     """Build a song from its ground truth and the audio files beside it."""
-    truth = _read_object(path)
     audio = {
         stem: path.parent / f"{stem}{ending}"
         for stem in ("mix", "vocals", "band")
@@ -203,6 +202,17 @@ def _song(path: Path) -> CorpusSong:
     }
     if "mix" not in audio:
         raise CorpusError(f"{path.parent} has a song.json but no mix")
+    return song_from_truth(_read_object(path), str(path), audio=audio, truth_path=path)
+
+
+def song_from_truth(
+    truth: dict[str, Any], name: str, *, audio: dict[str, Path], truth_path: Path
+) -> CorpusSong:
+    """Build a song from its ground truth, which ``name`` names in errors.
+
+    Raises:
+        CorpusError: it is not the truth of a song.
+    """
     try:
         song = CorpusSong(
             id=str(truth["id"]),
@@ -214,7 +224,7 @@ def _song(path: Path) -> CorpusSong:
             instrumental=bool(truth["instrumental"]),
             language=str(truth.get("language", "en")),
             audio=audio,
-            truth_path=path,
+            truth_path=truth_path,
             sections=sections_with_lyrics(truth.get("sections", []), str(truth["lyrics"])),
             words=_timed(truth, "words", "word"),
             phonemes=_timed(truth, "phonemes", "phoneme"),
@@ -222,9 +232,9 @@ def _song(path: Path) -> CorpusSong:
             beats_s=tuple(float(beat_s) for beat_s in truth.get("beats", [])),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise CorpusError(f"{path} is not the truth of a song: {error!r}") from error
+        raise CorpusError(f"{name} is not the truth of a song: {error!r}") from error
     if song.split not in SPLITS:
-        raise CorpusError(f"{path}: no split {song.split!r}; one of {', '.join(SPLITS)}")
+        raise CorpusError(f"{name}: no split {song.split!r}; one of {', '.join(SPLITS)}")
     return song
 
 

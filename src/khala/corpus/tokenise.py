@@ -1,11 +1,11 @@
-"""``khala prepare``: a folder of songs and a codec -> a folder of codes.
+"""``khala prepare``: songs and a codec -> codes.
 
 Shape letters: C channels, N samples, Q levels, T frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from khala.codec import Codec
-from khala.corpus.prepare import SONGS_PER_SHARD, prepare
-from khala.corpus.songs import open_corpus
+from khala.corpus.checks import SongLimits
+from khala.corpus.engines import Engine
+from khala.corpus.prepare import SONGS_PER_SHARD, Progress, Report, prepare
+from khala.corpus.sources import find_items
 
 __all__ = ["CodecEncoder", "tokenise_corpus"]
 
@@ -36,33 +38,52 @@ class CodecEncoder:
         return codes_QT
 
 
+@lru_cache(maxsize=1)
+def _open_encoder(path: str, device: str, num_threads: int | None) -> CodecEncoder:
+    """Load a codec once in each process; processes side by side share the cores."""
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    return CodecEncoder(path, device)
+
+
 def tokenise_corpus(
-    corpus_dir: Path | str,
+    source: Path | str,
     codec: Path | str,
     out: Path | str,
     *,
     device: str = "cpu",
+    limits: SongLimits | None = None,
     songs_per_shard: int = SONGS_PER_SHARD,
-    progress: Callable[[int, int], None] | None = None,
-) -> Path:
-    """Encode a demo corpus, or a user's own folder of audio, into checked shards.
+    keep_duplicates: bool = False,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Encode a demo corpus, a folder of audio or a manifest into checked shards.
 
     Args:
-        corpus_dir: written by ``khala synth`` (it has a corpus.json), or any folder of audio.
-        codec: a model folder or its ``codec/``.
-        out: where the shards go; finished ones are kept.
+        source: written by ``khala synth``, any folder of audio, a ``.jsonl`` or ``.csv`` that
+            lists songs, or the URL of one of these in an object store.
+        codec: "nano", a model folder or its ``codec/``.
+        out: where the shards go, a folder or a URL; finished ones are kept.
         device: "cpu" or "cuda".
+        limits: which songs are taken.
         songs_per_shard: a shard is the unit of resuming.
+        keep_duplicates: take recordings that are there twice too.
+        engine: who works; this process if not given.
         progress: called with (songs done, songs in all).
 
     Raises:
-        CorpusError: nothing to encode, or ``out`` belongs to another corpus or codec.
+        CorpusError: nothing to encode, or ``out`` belongs to another source or codec.
         CheckpointError: no codec there.
     """
+    own_threads = None if engine is None else 1
     return prepare(
-        open_corpus(corpus_dir),
+        find_items(source),
         out,
-        CodecEncoder(codec, device),
+        partial(_open_encoder, str(codec), device, own_threads),
+        limits=limits,
         songs_per_shard=songs_per_shard,
+        keep_duplicates=keep_duplicates,
+        engine=engine,
         progress=progress,
     )

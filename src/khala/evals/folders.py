@@ -15,7 +15,7 @@ from pathlib import Path
 
 from khala.audio import read_audio
 from khala.corpus import Corpus, CorpusSong, open_corpus
-from khala.corpus.folders import ENDINGS, describe_file
+from khala.corpus.folders import AUDIO_ENDINGS, describe_file
 from khala.errors import CorpusError, KhalaError
 from khala.evals.distances import SAMPLE_RATE_HZ, Wave
 from khala.evals.wanted import Wanted
@@ -56,9 +56,9 @@ def items_of(folder: Path) -> tuple[list[Item], list[dict[str, str]]]:
         corpus = open_corpus(folder)
         return [_of_corpus(corpus, song) for song in corpus.songs], []
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    sounds = [path for path in paths if path.suffix.lower() in ENDINGS]
+    sounds = [path for path in paths if path.suffix.lower() in AUDIO_ENDINGS]
     if not sounds:
-        raise CorpusError(f"{folder} holds no audio file ({', '.join(ENDINGS)})")
+        raise CorpusError(f"{folder} holds no audio file ({', '.join(sorted(AUDIO_ENDINGS))})")
     items, failed = [], []
     for path in sounds:
         name = path.relative_to(folder).as_posix()

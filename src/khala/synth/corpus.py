@@ -24,6 +24,7 @@ import numpy as np
 import soundfile
 
 from khala.errors import ConfigError, CorpusError
+from khala.processes import obey_parent
 from khala.synth.band import check_band
 from khala.synth.form import plan_song
 from khala.synth.mix import RATE_HZ
@@ -31,7 +32,6 @@ from khala.synth.render import RenderedSong, Studio, render_song
 from khala.synth.truth import song_id
 from khala.synth.voicebank import check_world
 from khala.synth.voicestore import default_folder, ensure_banks
-from khala.synth.workers import obey_parent
 
 try:
     import fcntl

@@ -9,9 +9,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from khala.errors import CorpusError
+from khala.processes import obey_parent
 from khala.synth.voicebank import BANK_FORMAT, build_bank
 from khala.synth.voices import VOICES, Voice
-from khala.synth.workers import obey_parent
 
 
 def default_folder() -> Path:

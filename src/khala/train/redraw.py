@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from khala.checkpoint import digest, resolve_model, resolve_part
-from khala.corpus import CodesExample, open_codes
-from khala.corpus.prepare import FORMAT, describe, write_codes
+from khala.corpus import CodesExample, PreparedSong, open_codes, write_codes
 from khala.errors import ConfigError, CorpusError
 from khala.superres import SuperResolution
 from khala.tokens import COARSE_LEVELS, TextTokenizer
@@ -72,7 +71,6 @@ def redraw(
     places = np.linspace(0, len(fitting) - 1, min(songs, len(fitting)))
     chosen = [fitting[round(place)] for place in places]
     plan = {
-        "format": FORMAT,
         "codec": codes.codec_digest,
         "num_levels": codes.num_levels,
         "codebook_size": codes.codebook_size,
@@ -85,14 +83,15 @@ def redraw(
         "seed": seed,
     }
 
-    def rows(shard: int) -> Iterator[tuple[NDArray[np.integer[Any]], dict[str, Any]]]:
+    def drawn(shard: int) -> Iterator[PreparedSong]:
         first = shard * SONGS_PER_SHARD
         for place in range(first, min(first + SONGS_PER_SHARD, len(chosen))):
             example = train[chosen[place]]
             codes_QT = _drawn(superres, prompts.ids(chosen[place]), example, seed + place)
-            yield codes_QT, describe(example, codes_QT.shape[1])
+            yield PreparedSong(song=example, codes_QT=codes_QT, duration_s=example.duration_s)
 
-    return write_codes(out, plan, rows, num_songs=len(chosen), progress=progress)
+    write_codes(out, plan, drawn, num_songs=len(chosen), progress=progress)
+    return out
 
 
 def _fits(superres: SuperResolution, prompts: Prompts, index: int) -> bool:

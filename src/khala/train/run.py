@@ -77,7 +77,7 @@ def train_codec(
     redrawn = None
     if drawn is not None:
         redrawn = open_codes(drawn)
-        inputs["drawn"] = sha256_file(Path(drawn) / "manifest.json")
+        inputs["drawn"] = redrawn.digest
 
     def build(run: CodecRun) -> CodecTask:
         start = None if init is None else Codec.from_pretrained(init)
@@ -129,7 +129,7 @@ def train_backbone(
         Cancelled: SIGINT or SIGTERM; the run can be gone on with.
     """
     codes = open_codes(codes_dir)
-    inputs = {"codes": sha256_file(Path(codes_dir) / "manifest.json")}
+    inputs = {"codes": codes.digest}
     if init is not None:
         inputs["init"] = digest(resolve_part(init, "backbone"))
     sounds = _codec(codec, codes, inputs)
@@ -175,7 +175,7 @@ def train_superres(
         The errors of `train_backbone`; ConfigError too when the codec is not the codes'.
     """
     codes = open_codes(codes_dir)
-    inputs = {"codes": sha256_file(Path(codes_dir) / "manifest.json")}
+    inputs = {"codes": codes.digest}
     goes_on = init is not None and (init / "superres" / "config.json").is_file()
     if init is not None:
         inputs["init"] = digest(resolve_part(init, "superres" if goes_on else "backbone"))

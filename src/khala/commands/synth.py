@@ -1,4 +1,4 @@
-"""``khala synth`` and ``khala prepare``: songs to train on, and their codes."""
+"""``khala synth``: a demo corpus to train on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from khala.commands.terminal import Counter, Terminal, add_output_options
 from khala.errors import RequestError
 
-__all__ = ["add_prepare", "add_synth", "run_prepare", "run_synth"]
+__all__ = ["add_synth", "run_synth"]
 
 MAX_HOURS = 10_000.0
 
@@ -60,46 +60,4 @@ def run_synth(args: argparse.Namespace) -> int:
         )
     terminal.line(f"{args.out}: {num_songs} songs, {args.hours:g} hours")
     terminal.document({"corpus": args.out, "num_songs": num_songs, "hours": args.hours})
-    return 0
-
-
-def add_prepare(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.epilog = (
-        "examples:\n"
-        "  khala prepare corpus --out codes\n"
-        "  khala prepare my-songs --codec runs/codec/model --out codes\n\n"
-        "A folder of your own: one song.wav (or .flac, .mp3, .opus) per song, and beside it an\n"
-        "optional song.txt with its lyrics and song.json with its tags. Stopped and started again\n"
-        "it goes on, and ends with the same bytes."
-    )
-    parser.add_argument("corpus", metavar="DIR", help="written by khala synth, or your own songs")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the codes")
-    parser.add_argument(
-        "--codec", default="nano", metavar="NAME", help="'nano' or a model folder (default: nano)"
-    )
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda")
-    add_output_options(parser)
-
-
-def run_prepare(args: argparse.Namespace) -> int:
-    """Encode a folder of songs."""
-    terminal = Terminal.of(args)
-    from khala.commands.models import check_device
-    from khala.corpus import open_codes, tokenise_corpus
-
-    device = check_device(args.device)
-    with Counter(terminal=terminal) as count:
-        tokenise_corpus(
-            args.corpus,
-            args.codec,
-            Path(args.out),
-            device=device,
-            progress=lambda done, total: count("songs", done, total),
-        )
-    codes = open_codes(Path(args.out))
-    terminal.line(f"{args.out}: {len(codes)} songs encoded")
-    terminal.document(
-        {"codes": args.out, "num_songs": len(codes), "codec_digest": codes.codec_digest}
-    )
     return 0

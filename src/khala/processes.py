@@ -1,4 +1,4 @@
-"""How a worker process of this room behaves towards the process that started it."""
+"""How a worker process behaves towards the process that started it."""
 
 from __future__ import annotations
 
