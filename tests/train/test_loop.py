@@ -124,13 +124,18 @@ def test_not_a_number_stops_before_the_weights_move(tmp_path: Path, line: Make) 
     assert not list_checkpoints(tmp_path / "poisoned"), "a broken run was saved"
 
 
+def tensors_of(checkpoint: Path) -> Path:
+    (found,) = checkpoint.glob("*.safetensors")
+    return found
+
+
 def damage(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["state.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["tensors", "state.json", "manifest.json"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     tmp_path: Path, line: Make, name: str
 ) -> None:
@@ -146,6 +151,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     assert [path.name for path in kept] == ["step-0000007", "step-0000008"]
     if name == "manifest.json":
         (kept[1] / name).write_text("{")
+    elif name == "tensors":
+        damage(tensors_of(kept[1]))
     else:
         damage(kept[1] / name)
     said: list[str] = []
@@ -153,7 +160,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     assert any("refused" in text and "step-0000008" in text for text in said)
     assert any("step 7" in text for text in said)
     same(whole, resumed)
-    damage(kept[0] / "state.safetensors")
+    damage(tensors_of(kept[0]))
     (kept[1] / "manifest.json").write_text("{")
     with pytest.raises(CheckpointError, match="every checkpoint"):
         train(line(), CONFIG, tmp_path / "cut")

@@ -40,7 +40,8 @@ def test_the_exported_model_is_the_average(tmp_path: Path, codes_dir: Path) -> N
     folder = train_backbone(codes_dir, tmp_path / "b", "debug", SMALL)
     from safetensors.torch import load_file
 
-    state = load_file(list_checkpoints(tmp_path / "b")[-1] / "state.safetensors")
+    (file,) = list_checkpoints(tmp_path / "b")[-1].glob("*.safetensors")
+    state = load_file(file)
     for name, tensor in load_tensors(folder / "backbone").items():
         assert torch.equal(tensor, state[f"average.{name}"]), name
 

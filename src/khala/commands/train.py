@@ -77,6 +77,7 @@ def run_train(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None and name not in allowed:
             raise RequestError(f"--{name} is not for khala train {args.kind}")
     from khala.train import run
+    from khala.train.ranks import is_first_process
 
     more = {
         name: Path(value) for name in ("init", "codec", "drawn") if (value := getattr(args, name))
@@ -91,6 +92,7 @@ def run_train(args: argparse.Namespace) -> int:
         on_message=terminal.note,
         **more,
     )
-    terminal.line(f"model in {folder}")
-    terminal.document({"kind": args.kind, "run": args.out, "model": str(folder)})
+    if is_first_process():
+        terminal.line(f"model in {folder}")
+        terminal.document({"kind": args.kind, "run": args.out, "model": str(folder)})
     return 0

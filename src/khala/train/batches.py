@@ -8,6 +8,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from khala.train.ranks import ALONE, Ranks
 from khala.train.state import TrainConfig
 from khala.train.task import Batch, Task
 
@@ -20,13 +21,18 @@ class Batches:
     """The batches of a run in order. What they hold depends only on (step, part)."""
 
     def __init__(
-        self, task: Task, config: TrainConfig, first_step: int, device: torch.device
+        self,
+        task: Task,
+        config: TrainConfig,
+        first_step: int,
+        device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._task = task
         self._device = device
-        self._num_parts = config.num_parts
-        self._end = config.num_steps * config.num_parts
-        self._next = first_step * config.num_parts
+        self._parts = ranks.own_parts(config.num_parts)
+        self._end = config.num_steps * len(self._parts)
+        self._next = first_step * len(self._parts)
         self._waiting: dict[int, Future[Batch]] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="khala-batches")
 
@@ -42,12 +48,13 @@ class Batches:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def take(self, step: int, part: int) -> Batch:
-        """Return one part of a step's batch on the device."""
-        place = step * self._num_parts + part
+        """Return one of this process's parts of a step's batch on the device."""
+        place = step * len(self._parts) + self._parts.index(part)
         self._next = max(self._next, place)
         while self._next < min(place + AHEAD, self._end):
-            at = divmod(self._next, self._num_parts)
-            self._waiting[self._next] = self._pool.submit(self._task.batch, *at)
+            next_step, turn = divmod(self._next, len(self._parts))
+            asked = self._pool.submit(self._task.batch, next_step, self._parts[turn])
+            self._waiting[self._next] = asked
             self._next += 1
         batch = self._waiting.pop(place).result()
         return {

@@ -23,7 +23,8 @@ class Curves(Hook):
     """Draws the log when the run ends."""
 
     def at_end(self, state: TrainState) -> None:
-        draw_curves(state.folder)
+        if state.ranks.is_first:
+            draw_curves(state.folder)
 
 
 def draw_curves(run: Path) -> Path | None:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from khala.train.ranks import local
+
 __all__ = ["WeightAverage"]
 
 
@@ -29,8 +31,8 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Move towards the weights as they are after update ``step`` (counted from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.decay else 0.0
-        averages = list(self.tensors.values())
-        weights = [parameter.detach().float() for parameter in self._parameters.values()]
+        averages = [local(average) for average in self.tensors.values()]
+        weights = [local(one.detach()).float() for one in self._parameters.values()]
         torch._foreach_lerp_(averages, weights, 1.0 - decay)
 
     @contextmanager
@@ -47,10 +49,10 @@ class WeightAverage:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take averages back from a checkpoint."""
         for name, tensor in self.tensors.items():
-            tensor.copy_(tensors[name])
+            local(tensor).copy_(local(tensors[name]))
 
     @torch.no_grad()
     def _copy(self, tensors: dict[str, Tensor]) -> None:
         """Overwrite the model's parameters."""
         for name, parameter in self._parameters.items():
-            parameter.copy_(tensors[name])
+            local(parameter).copy_(local(tensors[name]))

@@ -25,6 +25,7 @@ from khala.train.curves import Curves
 from khala.train.device import check_device, precision_of
 from khala.train.hooks import Checkpoints, Interrupts, Log, TimeLimit, Validation, catch_signals
 from khala.train.loop import train
+from khala.train.ranks import Ranks, gather_layers, start_ranks
 from khala.train.speed import num_steps_for
 from khala.train.state import TrainConfig, TrainState
 from khala.train.task import Task
@@ -89,39 +90,75 @@ def execute(
         StageError: the numbers stopped being finite.
     """
     check_device(order.device)
+    ranks, device = start_ranks(order.device)
+    order = replace(order, device=device)
+    try:
+        return _execute(
+            kind, order, recipes, build, inputs, say if ranks.is_first else _quiet, ranks
+        )
+    finally:
+        ranks.close()
+
+
+def _quiet(message: str) -> None:
+    """Say nothing: one process speaks for all."""
+    del message
+
+
+def _execute(
+    kind: str,
+    order: Order,
+    recipes: dict[str, Callable[[], R]],
+    build: Callable[[R], Task],
+    inputs: dict[str, str],
+    say: Say,
+    ranks: Ranks,
+) -> Path:
+    """Do what `execute` says, as one of the processes."""
     if order.recipe not in recipes:
         raise ConfigError(f"no {kind} recipe {order.recipe!r}: one of {', '.join(sorted(recipes))}")
     asked = apply_overrides(recipes[order.recipe](), order.overrides)
-    order.run_dir.mkdir(parents=True, exist_ok=True)
+    asked.train.check_ranks(ranks.num)
+    if order.minutes is not None and ranks.num > 1:
+        raise ConfigError("--minutes is for one process; give --set train.num_steps=N to several")
+    if ranks.is_first:
+        order.run_dir.mkdir(parents=True, exist_ok=True)
+        if _stored(kind, order, asked, inputs) is None:
+            first = asked if order.minutes is None else _fitted(asked, order, build, say)
+            _store(kind, order, first, inputs)
+    ranks.wait()
     run = _stored(kind, order, asked, inputs)
-    if run is None:
-        run = asked
-        if order.minutes is not None:
-            run = _fitted(run, order, build, say)
-        _store(kind, order, run, inputs)
+    assert run is not None
     task = build(run)
-    _say_baselines(task, order.run_dir, say)
-    state = _train(task, run.train, order, say)
+    if ranks.is_first:
+        _say_baselines(task, order.run_dir, say)
+    state = _train(task, run.train, order, say, ranks)
     if state.stopped == "signal":
         raise Cancelled(
             f"stopped at step {state.step} of {run.train.num_steps}; the same command goes on"
         )
     if state.stopped == "time":
         say(f"time is up at step {state.step} of {run.train.num_steps}; the same command goes on")
+    folder = order.run_dir / "model"
     with state.average.applied():
         task.model.eval()
-        folder = task.export(order.run_dir / "model")
+        if run.train.sharding != "none":
+            gather_layers(task.model)
+        if ranks.is_first:
+            folder = task.export(folder)
+        ranks.wait()
         task.model.train()
     say(f"model written to {folder}")
     return folder
 
 
-def _train(task: Task, config: TrainConfig, order: Order, say: Say) -> TrainState:
+def _train(task: Task, config: TrainConfig, order: Order, say: Say, ranks: Ranks) -> TrainState:
     """Run the loop with everything around it."""
     count = sum(parameter.numel() for parameter in task.model.parameters())
     interrupts = Interrupts()
     precision = precision_of(torch.device(order.device), config.precision)
-    say(f"{task.kind}: {count / 1e6:.2f} M parameters, {precision} on {order.device}")
+    shared = f", {ranks.num} processes" if ranks.num > 1 else ""
+    say(f"{task.kind}: {count / 1e6:.2f} M parameters, {precision} on {order.device}{shared}")
     with catch_signals(interrupts):
         return train(
             task,
@@ -130,6 +167,7 @@ def _train(task: Task, config: TrainConfig, order: Order, say: Say) -> TrainStat
             device=order.device,
             hooks=[Log(say), Validation(say), TimeLimit(), interrupts, Checkpoints(), Curves()],
             say=say,
+            ranks=ranks,
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from khala.train.checkpoints import save_checkpoint
+from khala.train.checkpoints import CheckpointWriter
 from khala.train.device import autocast
 from khala.train.optim import lr_factor
 from khala.train.state import TrainState
@@ -69,7 +69,7 @@ class Log(Hook):
     def before(self, state: TrainState) -> None:
         self._since = (state.seconds, state.num_items)
         path = log_path(state.folder)
-        if path.is_file():
+        if path.is_file() and state.ranks.is_first:
             kept = [line for line in read_log(state.folder) if line["step"] <= state.step]
             temporary = path.with_name(f".{path.name}.tmp")
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -84,6 +84,9 @@ class Log(Hook):
             return
         means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         seconds, items = state.seconds - self._since[0], state.num_items - self._since[1]
+        steps = self._steps
+        self._sums, self._counts, self._steps = {}, {}, 0
+        self._since = (state.seconds, state.num_items)
         line = {
             "step": state.step,
             **{name: round(value, 5) for name, value in means.items()},
@@ -93,10 +96,9 @@ class Log(Hook):
             "num_items": state.num_items,
             "seconds": round(state.seconds, 2),
         }
+        if not state.ranks.is_first:
+            return
         write_log(state.folder, line)
-        steps = self._steps
-        self._sums, self._counts, self._steps = {}, {}, 0
-        self._since = (state.seconds, state.num_items)
         now_s = time.monotonic()
         if now_s - self._said_s < SAY_EVERY_S and state.step != state.config.num_steps:
             return
@@ -132,6 +134,8 @@ class Validation(Hook):
         self._last = state.step
         values = measure_task(state)
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        if not state.ranks.is_first:
+            return
         write_log(
             state.folder, {"step": state.step, "seconds": round(state.seconds, 2), "valid": finite}
         )
@@ -144,17 +148,20 @@ class Checkpoints(Hook):
 
     def __init__(self) -> None:
         self._saved_s = time.monotonic()
+        self._writer = CheckpointWriter()
 
     def before(self, state: TrainState) -> None:  # noqa: ARG002
         self._saved_s = time.monotonic()
 
     def after_step(self, state: TrainState, losses: Losses) -> None:  # noqa: ARG002
-        if time.monotonic() - self._saved_s >= state.config.checkpoint_every_s:
-            save_checkpoint(state)
+        is_due = time.monotonic() - self._saved_s >= state.config.checkpoint_every_s
+        if state.ranks.any(is_due):
+            self._writer.save(state)
             self._saved_s = time.monotonic()
 
     def at_end(self, state: TrainState) -> None:
-        save_checkpoint(state)
+        self._writer.save(state)
+        self._writer.wait()
 
 
 class TimeLimit(Hook):

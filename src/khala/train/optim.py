@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from khala.errors import CheckpointError
+from khala.train.ranks import ALONE, Ranks, local, whole
 from khala.train.state import TrainConfig
 from khala.train.task import Task
 
@@ -31,18 +33,19 @@ class Optimiser:
     def __init__(self, task: Task, config: TrainConfig) -> None:
         self.config = config
         self.parameters = {n: p for n, p in task.model.named_parameters() if p.requires_grad}
-        roles: dict[str, list[nn.Parameter]] = defaultdict(list)
+        # sharded parameters and whole ones cannot be in one fused step
+        roles: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
         muon: list[nn.Parameter] = []
         for name, parameter in self.parameters.items():
             role = task.role(name, parameter)
             if role == "matrix" and config.optimiser == "muon" and parameter.ndim == 2:
                 muon.append(parameter)
             else:
-                roles[role].append(parameter)
+                roles[role, isinstance(parameter, DTensor)].append(parameter)
         decays = {"matrix": config.weight_decay}
         groups = [
             {"params": members, "weight_decay": decays.get(role, 0.0)}
-            for role, members in roles.items()
+            for (role, _), members in roles.items()
         ]
         self.inner: list[torch.optim.Optimizer] = []
         if groups:
@@ -55,12 +58,20 @@ class Optimiser:
                 Muon(muon, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
             )
 
-    def clip(self) -> Tensor:
+    def clip(self, ranks: Ranks = ALONE) -> Tensor:
         """Shorten the gradient to ``clip_norm``; return its length before that."""
-        norm = nn.utils.clip_grad_norm_(
-            self.parameters.values(), self.config.clip_norm, error_if_nonfinite=False
-        )
-        return norm.detach()
+        if ranks.num == 1:
+            return nn.utils.clip_grad_norm_(
+                self.parameters.values(), self.config.clip_norm, error_if_nonfinite=False
+            ).detach()
+        gradients = [one.grad for one in self.parameters.values() if one.grad is not None]
+        parts = [one.to_local() for one in gradients if isinstance(one, DTensor)]
+        rest = [one for one in gradients if not isinstance(one, DTensor)]
+        device = next(iter(self.parameters.values())).device
+        norm = (ranks.add(_square(parts, device)) + _square(rest, device)).sqrt()
+        scale = (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([local(one) for one in gradients], scale)
+        return norm
 
     def step(self, step: int) -> None:
         """Update every parameter with the learning rate of ``step``; drop the gradients."""
@@ -104,6 +115,26 @@ class Optimiser:
             state = owners[id(parameter)].state[parameter]
             state[name.rpartition(":")[2]] = tensor.to(parameter.device)
 
+    def room_for(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return an empty moment for a name of `state_tensors`, sharded as its parameter is.
+
+        Raises:
+            CheckpointError: it belongs to no parameter.
+        """
+        parameter = self.parameters.get(name.rpartition(":")[0])
+        if parameter is None:
+            raise CheckpointError(f"the checkpoint has a moment {name} of no parameter")
+        if shape == parameter.shape:
+            return torch.zeros_like(parameter.detach(), dtype=dtype)
+        return torch.zeros(shape, dtype=dtype)
+
+
+def _square(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Return the sum of squares of some tensors, in float32."""
+    if not tensors:
+        return torch.zeros((), device=device)
+    return torch.stack(torch._foreach_norm(list(tensors))).float().square().sum()
+
 
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised, with the step size an AdamW update would have."""
@@ -123,12 +154,16 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
             for shape, members in by_shape.items():
-                directions = torch.stack([self._direction(p, group["momentum"]) for p in members])
+                # a sharded matrix is orthogonalised whole, by every process for itself
+                directions = torch.stack(
+                    [whole(self._direction(p, group["momentum"])) for p in members]
+                )
                 # 0.2 sqrt(longest side): the root mean square of a usual AdamW step.
                 scale = 0.2 * math.sqrt(max(shape))
                 for parameter, update in zip(members, orthogonalise(directions), strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * scale)
+                    part = local(parameter)
+                    part.mul_(1 - group["lr"] * group["weight_decay"])
+                    part.add_(_part_of(update, parameter), alpha=-group["lr"] * scale)
 
     def _direction(self, parameter: nn.Parameter, momentum: float) -> Tensor:
         """Advance the momentum of one matrix and look ahead along it."""
@@ -139,6 +174,16 @@ class Muon(torch.optim.Optimizer):
         average: Tensor = state["momentum"]
         average.lerp_(parameter.grad, 1 - momentum)
         return parameter.grad.lerp(average, momentum)
+
+
+def _part_of(update: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Return what of a whole update belongs to this process's part of a parameter."""
+    update = update.to(parameter.dtype)
+    if not isinstance(parameter, DTensor):
+        return update
+    return distribute_tensor(
+        update, parameter.device_mesh, parameter.placements, src_data_rank=None
+    ).to_local()
 
 
 def orthogonalise(matrices_GMN: Tensor) -> Tensor:

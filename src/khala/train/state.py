@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from khala.errors import ConfigError
+from khala.train.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from khala.train.ema import WeightAverage
@@ -20,6 +21,8 @@ __all__ = ["TrainConfig", "TrainState"]
 SCHEDULES = ("cosine", "wsd")
 OPTIMISERS = ("adamw", "muon")
 PRECISIONS = ("auto", "float32", "bfloat16")
+SHARDINGS = ("none", "layers")
+POLICIES = ("stop", "skip")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +80,21 @@ class TrainConfig:
     compile: bool = False
     """Use torch.compile."""
 
+    sharding: str = "none"
+    """With several processes: "none", each has the whole model, or "layers" (FSDP2): each holds a
+    part of every transformer layer, its moments and its average."""
+
+    recompute: bool = False
+    """Keep only the input of each transformer layer and compute the rest again going back: less
+    memory, about a third more work."""
+
+    on_nonfinite: str = "stop"
+    """When a loss or gradient is not finite: "stop" the run, or "skip" the step, at most
+    ``max_skipped`` in a row. The weights never move for such a number."""
+
+    max_skipped: int = 10
+    """Steps in a row that may be skipped before the run stops all the same."""
+
     checkpoint_every_s: float = 300.0
     """Seconds between checkpoints."""
 
@@ -97,7 +115,7 @@ class TrainConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("warmup_steps", "validate_every", "seed"):
+        for name in ("warmup_steps", "validate_every", "seed", "max_skipped"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}")
         for name in ("lr", "clip_norm", "checkpoint_every_s"):
@@ -110,12 +128,26 @@ class TrainConfig:
             raise ConfigError(f"decay_fraction must lie in (0, 1], not {self.decay_fraction}")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ConfigError(f"max_seconds must be positive or None, not {self.max_seconds}")
-        choices = (("schedule", SCHEDULES), ("optimiser", OPTIMISERS), ("precision", PRECISIONS))
+        choices = (
+            ("schedule", SCHEDULES),
+            ("optimiser", OPTIMISERS),
+            ("precision", PRECISIONS),
+            ("sharding", SHARDINGS),
+            ("on_nonfinite", POLICIES),
+        )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ConfigError(
                     f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}"
                 )
+
+    def check_ranks(self, num_ranks: int) -> None:
+        """Refuse a number of processes that the parts of a step cannot be dealt out to.
+
+        Raises:
+            ConfigError: it does not divide ``num_parts``.
+        """
+        Ranks(0, num_ranks).own_parts(self.num_parts)
 
 
 @dataclass(kw_only=True)
@@ -140,6 +172,9 @@ class TrainState:
     folder: Path
     """The run's own folder."""
 
+    ranks: Ranks = ALONE
+    """The processes of the run."""
+
     step: int = 0
     """Updates made so far."""
 
@@ -156,4 +191,7 @@ class TrainState:
     """Of the last update, before clipping."""
 
     last_step_items: int = field(default=0)
-    """Items of the last step."""
+    """Items of the last step, over all processes."""
+
+    num_skipped: int = 0
+    """Steps skipped in a row, up to now."""
