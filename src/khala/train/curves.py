@@ -11,7 +11,7 @@ from khala.train.state import TrainState
 
 __all__ = ["Curves", "draw_curves"]
 
-NOT_LOSSES = {"step", "grad_norm", "lr", "per_s", "num_items", "seconds", "valid"}
+NOT_LOSSES = {"step", "grad_norm", "lr", "per_s", "mfu", "skipped", "num_items", "seconds", "valid"}
 
 
 NUM_COLOURS = 10

@@ -21,11 +21,13 @@ import torch
 from khala.checkpoint import config_from_dict, config_to_dict
 from khala.errors import Cancelled, CheckpointError, ConfigError
 from khala.recipes.overrides import apply_overrides
+from khala.train.board import Board
 from khala.train.curves import Curves
 from khala.train.device import check_device, precision_of
 from khala.train.hooks import Checkpoints, Interrupts, Log, TimeLimit, Validation, catch_signals
 from khala.train.loop import train
 from khala.train.ranks import Ranks, gather_layers, start_ranks
+from khala.train.samples import Samples
 from khala.train.speed import num_steps_for
 from khala.train.state import TrainConfig, TrainState
 from khala.train.task import Task
@@ -159,13 +161,18 @@ def _train(task: Task, config: TrainConfig, order: Order, say: Say, ranks: Ranks
     precision = precision_of(torch.device(order.device), config.precision)
     shared = f", {ranks.num} processes" if ranks.num > 1 else ""
     say(f"{task.kind}: {count / 1e6:.2f} M parameters, {precision} on {order.device}{shared}")
+    board = Board(order.run_dir / "board" if config.tensorboard and ranks.is_first else None)
+    hooks = [
+        *(Log(say, board), Validation(say, board), Samples(board, say)),
+        *(TimeLimit(), interrupts, Checkpoints(), Curves()),
+    ]
     with catch_signals(interrupts):
         return train(
             task,
             config,
             order.run_dir,
             device=order.device,
-            hooks=[Log(say), Validation(say), TimeLimit(), interrupts, Checkpoints(), Curves()],
+            hooks=hooks,
             say=say,
             ranks=ranks,
         )

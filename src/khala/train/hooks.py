@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from khala.train.board import Board
 from khala.train.checkpoints import CheckpointWriter
 from khala.train.device import autocast
+from khala.train.flops import matrix_ceiling
 from khala.train.optim import lr_factor
 from khala.train.state import TrainState
 
@@ -58,16 +60,19 @@ class Log(Hook):
     Lines past the checkpoint that a run goes on from are dropped, so no step stands there twice.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], board: Board | None = None) -> None:
         self._say = say
+        self._board = Board(None) if board is None else board
+        self._ceiling = 0.0
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._steps = 0
         self._said_s = -math.inf
-        self._since: tuple[float, int] = (0.0, 0)
+        self._since: tuple[float, int, float] = (0.0, 0, 0.0)
 
     def before(self, state: TrainState) -> None:
-        self._since = (state.seconds, state.num_items)
+        self._since = (state.seconds, state.num_items, state.flops)
+        self._ceiling = matrix_ceiling(state.device, state.config.precision)
         path = log_path(state.folder)
         if path.is_file() and state.ranks.is_first:
             kept = [line for line in read_log(state.folder) if line["step"] <= state.step]
@@ -84,21 +89,24 @@ class Log(Hook):
             return
         means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         seconds, items = state.seconds - self._since[0], state.num_items - self._since[1]
+        mfu = (state.flops - self._since[2]) / max(seconds, 1e-9) / self._ceiling
         steps = self._steps
         self._sums, self._counts, self._steps = {}, {}, 0
-        self._since = (state.seconds, state.num_items)
+        self._since = (state.seconds, state.num_items, state.flops)
         line = {
             "step": state.step,
             **{name: round(value, 5) for name, value in means.items()},
             "grad_norm": round(state.grad_norm, 4),
             "lr": state.config.lr * lr_factor(state.step - 1, state.config),
             "per_s": round(items / max(seconds, 1e-9), 1),
+            **({"mfu": round(mfu, 4)} if mfu else {}),
             "num_items": state.num_items,
             "seconds": round(state.seconds, 2),
         }
         if not state.ranks.is_first:
             return
         write_log(state.folder, line)
+        self._board.numbers(state.step, {**means, "per_s": line["per_s"]}, group="train")
         now_s = time.monotonic()
         if now_s - self._said_s < SAY_EVERY_S and state.step != state.config.num_steps:
             return
@@ -106,15 +114,18 @@ class Log(Hook):
         left_s = (state.config.num_steps - state.step) * seconds / steps
         self._say(
             f"step {state.step}/{state.config.num_steps}  loss {means['loss']:.4f}  "
-            f"{line['per_s']:.0f} {state.task.unit}/s  {_clock(left_s)} left"
+            f"{line['per_s']:.0f} {state.task.unit}/s  "
+            + (f"{mfu:.0%} of what the machine can  " if mfu else "")
+            + f"{_clock(left_s)} left"
         )
 
 
 class Validation(Hook):
     """Measures the averaged weights on unseen songs, every so often and after the last step."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], board: Board | None = None) -> None:
         self._say = say
+        self._board = Board(None) if board is None else board
         self._last = -1
 
     def before(self, state: TrainState) -> None:
@@ -139,6 +150,7 @@ class Validation(Hook):
         write_log(
             state.folder, {"step": state.step, "seconds": round(state.seconds, 2), "valid": finite}
         )
+        self._board.numbers(state.step, finite, group="valid")
         shown = "  ".join(f"{name} {value:.4g}" for name, value in finite.items())
         self._say(f"step {state.step} valid  {shown}")
 

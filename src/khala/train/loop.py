@@ -63,6 +63,7 @@ def forward_backward(state: TrainState, batches: Batches) -> dict[str, Tensor]:
         for name, value in losses.items():
             seen.setdefault(name, []).append(value.detach().float())
         num_items += state.task.num_items(batch)
+        state.flops += state.task.num_flops(batch)
     state.ranks.add_gradients(state.optimiser.parameters.values())
     state.last_step_items = int(state.ranks.add(torch.tensor(num_items)))
     return state.ranks.means(seen)

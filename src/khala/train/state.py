@@ -107,6 +107,9 @@ class TrainConfig:
     log_every: int = 20
     """Steps between lines of the log."""
 
+    tensorboard: bool = False
+    """Write the log and the samples for TensorBoard too, into RUN/board (extra [train])."""
+
     max_seconds: float | None = None
     """Stop with a checkpoint after this time; None never stops. Started again, it goes on."""
 
@@ -189,6 +192,9 @@ class TrainState:
 
     grad_norm: float = 0.0
     """Of the last update, before clipping."""
+
+    flops: float = 0.0
+    """Arithmetic of the parts that this process did since the run began here."""
 
     last_step_items: int = field(default=0)
     """Items of the last step, over all processes."""

@@ -44,6 +44,14 @@ class Task(Protocol):
         """Return how much a batch holds, for the speed."""
         ...
 
+    def num_flops(self, batch: Batch) -> float:  # noqa: ARG002
+        """Return the arithmetic of a part, forward and backward; 0: not known."""
+        return 0.0
+
+    def sample(self, step: int) -> Tensor | None:  # noqa: ARG002
+        """Return wave_CN of what the model makes now; None: nothing can be heard yet."""
+        return None
+
     def validate(self, step: int) -> dict[str, float]:
         """Measure the model (with its averaged weights in place) on songs it never trained on."""
         ...

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from khala.backbone import Backbone, BackboneConfig, next_token_losses, start_tables
+from khala.backbone.generate import generate_coarse
 from khala.codec import Codec
 from khala.corpus import HELD_OUT, CodesDataset, CodesExample, with_excerpts
 from khala.corpus.order import BatchPlan
@@ -22,6 +23,7 @@ from khala.errors import ConfigError
 from khala.tokens import COARSE_LEVELS, TextTokenizer, interleave
 from khala.train.alignment import WatchedHead, letters_sung, word_spans
 from khala.train.baselines import bigram_nats, unigram_nats
+from khala.train.flops import trunk_flops
 from khala.train.lessons import Lessons
 from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
 from khala.train.state import TrainConfig
@@ -29,6 +31,9 @@ from khala.train.task import Batch, Task
 from khala.train.watch import Watched
 
 __all__ = ["BackboneRun", "BackboneTask", "BackboneTaskConfig", "gap_with_error"]
+
+SAMPLE_S, SAMPLE_TOP_K = 8.0, 80
+"""What is listened to while training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +120,7 @@ class BackboneTask(Task):
         codec: Codec | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.run, self.tokenizer = run, tokenizer
+        self.run, self.tokenizer, self.codec = run, tokenizer, codec
         self.backbone = Backbone(run.model, seed=run.train.seed)
         if init is not None:
             if replace(init.config, guidance_scale=run.model.guidance_scale) != run.model:
@@ -205,6 +210,34 @@ class BackboneTask(Task):
 
     def num_items(self, batch: Batch) -> int:
         return int(batch["tokens_BS"].numel())
+
+    def num_flops(self, batch: Batch) -> float:
+        model, (streams, positions) = self.run.model, batch["tokens_BS"].shape
+        window = COARSE_LEVELS * model.layout.codebook_size + 1
+        return trunk_flops(
+            model.trunk,
+            streams=streams,
+            positions=positions,
+            head_rows=model.vocab_size if self.run.task.full_vocabulary else window,
+            head_positions=int(batch["loss_mask_BS"].sum()),
+            causal=True,
+        )
+
+    def sample(self, step: int) -> Tensor | None:  # noqa: ARG002
+        """Return the beginning of an unseen song's request, written now; its two levels decoded."""
+        split = next((split for split in HELD_OUT if self.valid[split]), None)
+        if self.codec is None or split is None:
+            return None
+        config, prompt_S = self.codec.config, self.valid_prompt(split, 0)
+        room = (self.run.model.max_positions - len(prompt_S)) // COARSE_LEVELS
+        num_frames = min(round(SAMPLE_S * config.sample_rate_hz / config.hop), room)
+        if num_frames < 1:
+            return None
+        codes_2T, _ = generate_coarse(
+            self.backbone, prompt_S, num_frames_min=num_frames, num_frames_max=num_frames,
+            temperature=1.0, top_k=SAMPLE_TOP_K, seed=self.run.train.seed,
+        )  # fmt: skip
+        return self.codec.decode(codes_2T.cpu()[None])[0]
 
     def validate(self, step: int) -> dict[str, float]:  # noqa: ARG002
         """Return nats per level of every unseen split, and what the right lyrics are worth.

@@ -216,6 +216,21 @@ class CodecTask(Task):
         self.objective.after_update(step, keep_codes=self.config.decoder_only)
 
     @torch.no_grad()
+    def sample(self, step: int) -> Tensor | None:
+        """Return an unseen crop, and then what the codec makes of it."""
+        del step
+        crop = next(iter(self._held_out_crops()), None)
+        if crop is None:
+            return None
+        codec, mix_BCN = self.objective.codec, crop["mix"].to(self._device())
+        latents, guide = codec.latents(mix_BCN)
+        shown = latents.float()
+        if bool(self.objective.started):
+            shown = codec.quantizer.decode(codec.quantizer.encode(shown, guide))
+        made = codec.synthesise(shown).float()[..., : mix_BCN.shape[-1]]
+        return torch.cat((mix_BCN, made), dim=-1)[0].cpu()
+
+    @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:
         """Return the reconstruction terms at some depths, on held-out crops."""
         del step

@@ -29,6 +29,7 @@ from khala.superres import (
 )
 from khala.tokens import COARSE_LEVELS, TextTokenizer
 from khala.train.baselines import unigram, unigram_nats
+from khala.train.flops import trunk_flops
 from khala.train.lessons import UNKNOWN, Lessons
 from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
 from khala.train.state import TrainConfig
@@ -37,6 +38,9 @@ from khala.train.tasks.backbone import gap_with_error
 from khala.train.watch import Watched
 
 __all__ = ["SuperResRun", "SuperResTask", "SuperResTaskConfig"]
+
+SAMPLE_S = 8.0
+"""Of a song, to be listened to while training."""
 
 TASK_STREAM, LEVEL_STREAM, CROP_STREAM = 0x7461736B, 0x6C76656C, 0x63726F70
 
@@ -164,6 +168,7 @@ class SuperResTask(Task):
             torch.manual_seed(run.train.seed)
             self.lessons = Lessons.of(codes, width=run.model.trunk.width)
             self.model = nn.ModuleDict({"superres": self.superres, "lessons": self.lessons})
+        self.codec = codec
         if codec is not None:
             every_V = torch.arange(codec.config.quantizer.codebook_size)
             vectors = [codec.quantizer.vectors(every_V, level) for level in range(num_levels)]
@@ -264,6 +269,34 @@ class SuperResTask(Task):
 
     def num_items(self, batch: Batch) -> int:
         return int(batch["prompt_BP"].numel() + batch["codes_BQT"][:, 0].numel())
+
+    def num_flops(self, batch: Batch) -> float:
+        model, streams = self.run.model, len(batch["levels"])
+        frames = batch["codes_BQT"].shape[2]
+        return trunk_flops(
+            model.trunk,
+            streams=streams,
+            positions=batch["prompt_BP"].shape[1] + frames,
+            head_rows=model.layout.codebook_size,
+            head_positions=streams * frames,
+            causal=not any(batch["levels"]),
+        )
+
+    def sample(self, step: int) -> Tensor | None:  # noqa: ARG002
+        """Return the beginning of an unseen song, completed from its true coarse codes."""
+        example = next((one[0] for one in self.valid.values() if one), None)
+        if self.codec is None or example is None:
+            return None
+        config, prompt = self.codec.config, self.prompts.build(example)
+        room = self.run.model.max_positions - len(prompt)
+        num_frames = min(round(SAMPLE_S * config.sample_rate_hz / config.hop), room)
+        if num_frames < 1:
+            return None
+        coarse_2T = example.codes_QT[:COARSE_LEVELS, :num_frames].astype(np.int64)
+        codes_QT = self.superres.complete(
+            prompt, torch.from_numpy(coarse_2T), seed=self.run.train.seed
+        )
+        return self.codec.decode(codes_QT.cpu()[None])[0]
 
     def validate(self, step: int) -> dict[str, float]:
         """Return nats of some levels of every unseen split, and what lyrics are worth at level 2.
