@@ -61,7 +61,7 @@ assert os.waitpid(begin(f"cut-{round_}"), 0)[1] == 0
 
 def outcome(name):
     rows = [row for row in read_log(folder / name)]
-    told = [{k: v for k, v in row.items() if k not in ("per_s", "seconds")} for row in rows]
+    told = [{k: v for k, v in row.items() if k not in ("per_s", "mfu", "seconds")} for row in rows]
     return told, (folder / name / "model/backbone/model.safetensors").read_bytes()
 
 wrong = [f"cut-{i}" for i in range(round_ + 1) if outcome(f"cut-{i}") != outcome("whole")]
