@@ -265,6 +265,15 @@ def test_from_a_folder_of_songs_to_a_codec(tmp_path: Path) -> None:
     assert bool(torch.isfinite(codec.decode(codes_BQT)).all())
 
 
+def test_only_directions_of_weights_decay(corpus: Corpus) -> None:
+    """Decaying the lengths of weight-normed weights pulls the published codec towards silence."""
+    task = task_of(corpus, config_of())
+    roles = {name: task.role(name, value) for name, value in task.model.named_parameters()}
+    assert {name for name, role in roles.items() if role == "matrix"} == {
+        name for name in roles if name.endswith("weight_v")
+    }
+
+
 def test_the_full_recipe_is_the_published_codec() -> None:
     """Weeks of a large machine would go into another model than the paper's."""
     run = CODEC_RECIPES["full"]()

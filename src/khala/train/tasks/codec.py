@@ -36,6 +36,9 @@ FIT_STREAM = 1 << 40
 DRAWN_STREAM = 0x6472776E
 """Keeps the draws of drawn songs apart from those of crops."""
 
+GAINS = ("bias", "weight_g", "alpha")
+"""Ends of names of what is no matrix, whatever its shape: lengths of weights, rates of Snakes."""
+
 ADVERSARY_STREAM = 0x61647672
 """Keeps the discriminator's first weights apart from the codec's."""
 
@@ -274,7 +277,7 @@ class CodecTask(Task):
 
     def role(self, name: str, parameter: nn.Parameter) -> str:
         """Say how a parameter is optimised: matrices decay, nothing here is a table."""
-        return "gain" if parameter.ndim < 2 or name.endswith("bias") else "matrix"
+        return "gain" if parameter.ndim < 2 or name.endswith(GAINS) else "matrix"
 
     def after_update(self, step: int) -> None:
         """Move the discriminator, if there is one, and the codebooks, if they are to move.
