@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from khala.errors import ConfigError
 from khala.train import Task, TrainConfig
 from khala.train.ema import WeightAverage
 from khala.train.optim import Optimiser, lr_factor, orthogonalise
@@ -30,6 +31,21 @@ def test_the_schedule_rises_holds_and_ends_low(schedule: str) -> None:
     if schedule == "wsd":
         assert factors[10:75] == [1.0] * 65
     assert lr_factor(0, replace(config, num_steps=1)) > 0
+
+
+def test_an_exponential_schedule_loses_the_same_part_at_every_step() -> None:
+    """Published codecs train for millions of steps, whose number is not known when they begin."""
+    config = replace(CONFIG, schedule="exponential", decay_rate=0.98)
+    factors = [lr_factor(step, config) for step in range(200)]
+    assert factors[:11] == [*(pytest.approx((step + 1) / 11) for step in range(10)), 1.0]
+    for before, after in itertools.pairwise(factors[10:100]):
+        assert after == pytest.approx(0.98 * before)
+    assert factors[-1] == min(factors[10:]) == config.min_lr_ratio
+    longer = replace(config, num_steps=10_000)
+    assert [lr_factor(step, longer) for step in range(200)] == factors
+    for rate in (0.0, 1.1):
+        with pytest.raises(ConfigError, match="decay_rate"):
+            replace(config, decay_rate=rate)
 
 
 def test_only_matrices_decay(line: Make) -> None:

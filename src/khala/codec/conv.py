@@ -50,7 +50,9 @@ class Conv(nn.Module):
         self.stride, self.dilation, self.padding = stride, dilation, padding
         self.transposed = transposed
         shape = (inputs, outputs, kernel) if transposed else (outputs, inputs, kernel)
-        self.weight_v = nn.Parameter(torch.randn(shape) / math.sqrt(inputs * kernel / stride))
+        # A third of the variance comes out, as from torch's own layers, which the published code
+        # starts from: residual units double it, so all of it would be full scale ten thousandfold.
+        self.weight_v = nn.Parameter(torch.randn(shape) / math.sqrt(3 * inputs * kernel / stride))
         norm = self.weight_v.detach().flatten(1).norm(dim=1)
         self.weight_g = nn.Parameter(norm[:, None, None].clone())
         self.bias = nn.Parameter(torch.zeros(outputs))

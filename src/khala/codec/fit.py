@@ -2,7 +2,8 @@
 
 Shape letters, this file only: N vectors, Q levels, D latent width, K codes, W code width, G guide
 width. Codebooks are never trained by gradients: they follow the vectors that choose them, as in
-VQ-VAE's exponential moving averages (https://arxiv.org/abs/1711.00937, appendix).
+VQ-VAE's exponential moving averages (https://arxiv.org/abs/1711.00937, appendix). With several
+processes they follow the vectors of all of them, and stay the same bits everywhere.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from khala.codec import ranks
 from khala.codec.quantizer import ResidualQuantizer, nearest
 
 __all__ = ["CodebookAverages", "Quantised", "fit_quantizer", "k_means", "quantise"]
@@ -158,14 +160,15 @@ class CodebookAverages(nn.Module):
     def update(
         self, quantizer: ResidualQuantizer, seen: Quantised, guide_NG: Tensor | None
     ) -> None:
-        """Move every codebook toward the vectors that chose its codes."""
+        """Move every codebook toward the vectors that chose its codes, in every process."""
         levels, size, width = self.sums_QKW.shape
         offsets = torch.arange(levels, device=seen.codes_QN.device)[:, None] * size
         flat = (seen.codes_QN + offsets).flatten()
         counts = torch.bincount(flat, minlength=levels * size).view(levels, size)
         sums = torch.zeros_like(self.sums_QKW).view(-1, width)
         sums.index_add_(0, flat, seen.coordinates_QNW.flatten(0, 1).to(sums))
-        self.counts_QK.lerp_(counts.to(self.counts_QK), 1 - self.decay)
+        counts, sums = ranks.add_up(counts.to(self.counts_QK)), ranks.add_up(sums)
+        self.counts_QK.lerp_(counts, 1 - self.decay)
         self.sums_QKW.lerp_(sums.view_as(self.sums_QKW), 1 - self.decay)
         alive = self.counts_QK[..., None] > 1e-6
         means = self.sums_QKW / self.counts_QK[..., None].clamp_min(1e-6)
@@ -174,13 +177,15 @@ class CodebookAverages(nn.Module):
             assert guide_NG is not None
             key_sums = torch.zeros_like(self.key_sums_KG)
             key_sums.index_add_(0, seen.codes_QN[0], guide_NG.to(key_sums))
-            self.key_sums_KG.lerp_(key_sums, 1 - self.decay)
+            self.key_sums_KG.lerp_(ranks.add_up(key_sums), 1 - self.decay)
             keys = self.key_sums_KG / self.counts_QK[0, :, None].clamp_min(1e-6)
             quantizer.keys.copy_(torch.where(alive[0], keys, quantizer.keys))
 
     @torch.no_grad()
     def revive(self, quantizer: ResidualQuantizer, *, threshold: float = 0.03) -> int:
         """Give codes used less than ``threshold`` of their share a half of a busy code's.
+
+        Nothing is drawn: the same averages revive the same codes in every process.
 
         Returns the number of codes revived.
         """

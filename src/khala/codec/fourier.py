@@ -15,7 +15,7 @@ __all__ = ["irfft", "rfft"]
 
 
 def rfft(signal: Tensor) -> Tensor:
-    """Return ``torch.fft.rfft`` over the last, even dimension."""
+    """Return ``torch.fft.rfft`` over the last dimension, of any length."""
     return _Rfft.apply(signal)  # type: ignore[no-untyped-call]
 
 
@@ -24,27 +24,31 @@ def irfft(spectrum: Tensor) -> Tensor:
     return _Irfft.apply(spectrum)  # type: ignore[no-untyped-call]
 
 
-def _with_ends(spectrum: Tensor, factor: float) -> Tensor:
-    """Return the spectrum with its first and last bins scaled.
+def _with_ends(spectrum: Tensor, factor: float, *, has_middle: bool = True) -> Tensor:
+    """Return the spectrum with the bins scaled that stand for themselves alone: first and last.
 
     The others stand for two conjugate ones, which is where the factor 2 between the transform's
     adjoint and its inverse comes from; scaling the ends is cheaper than scaling all the others.
+    A signal of odd length has no bin at half the sampling rate: its last one is of the others.
     """
     scaled = spectrum.clone()
     scaled[..., 0] *= factor
-    scaled[..., -1] *= factor
+    if has_middle:
+        scaled[..., -1] *= factor
     return scaled
 
 
 class _Rfft(torch.autograd.Function):
     @staticmethod
-    def forward(_ctx: Any, signal: Tensor) -> Tensor:
+    def forward(ctx: Any, signal: Tensor) -> Tensor:
+        ctx.length = signal.shape[-1]
         return torch.fft.rfft(signal)
 
     @staticmethod
-    def backward(_ctx: Any, *grads: Tensor) -> Tensor:
-        (grad,) = grads
-        return torch.fft.irfft(_with_ends(grad, 2.0), norm="forward").mul_(0.5)
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (grad,), length = grads, ctx.length
+        doubled = _with_ends(grad, 2.0, has_middle=length % 2 == 0)
+        return torch.fft.irfft(doubled, length, norm="forward").mul_(0.5)
 
 
 class _Irfft(torch.autograd.Function):

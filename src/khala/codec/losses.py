@@ -11,6 +11,8 @@ are free, left and right alone may be had from opposite phases, and the mono mix
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +21,10 @@ from khala.audio import mel_filterbank
 from khala.codec.fourier import rfft
 from khala.errors import ConfigError
 
-__all__ = ["ReconstructionLoss", "ReconstructionLossConfig"]
+__all__ = ["Part", "Parts", "ReconstructionLoss", "ReconstructionLossConfig", "weighted_sum"]
+
+BAND = "error_"
+"""Names of the terms of error ratios begin with this; their band in Hz follows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +57,25 @@ class ReconstructionLossConfig:
             raise ConfigError("band_edges_hz needs one value more than band_weights")
 
 
+class Part(NamedTuple):
+    """One term of a loss."""
+
+    weight: float
+    """Of the term in the sum."""
+
+    value: Tensor
+    """A scalar."""
+
+
+Parts = dict[str, Part]
+"""Terms of one loss by name, in the order in which they are added up."""
+
+
+def weighted_sum(parts: Parts) -> Tensor:
+    """Return the sum of the terms times their weights, a scalar."""
+    return reduce(torch.add, [part.weight * part.value for part in parts.values()])
+
+
 class ReconstructionLoss:
     """Spectral distances between two waveforms, as named means."""
 
@@ -68,36 +92,52 @@ class ReconstructionLoss:
         other_fft: int,
         phased_B: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return the weighted sum under "loss", and each term under its name.
+        """Return the weighted sum under "loss", and each term as it is shown.
 
         Args:
             other_fft: index into ``fft_sizes`` of the second resolution, >= 1.
             phased_B: True for the examples whose phases are judged too; None: all.
         """
-        config, terms = self.config, {}
+        parts = self.parts(wave_BCN, target_BCN, other_fft=other_fft, phased_B=phased_B)
+        return self.shown(parts) | {"loss": weighted_sum(parts)}
+
+    def parts(
+        self,
+        wave_BCN: Tensor,
+        target_BCN: Tensor,
+        *,
+        other_fft: int,
+        phased_B: Tensor | None = None,
+    ) -> Parts:
+        """Return every term with its weight; arguments as of a call."""
+        config, parts = self.config, dict[str, Part]()
         first, size = config.fft_sizes[0], config.fft_sizes[other_fft]
         target, made = _stft(target_BCN, first), _stft(wave_BCN, first)
         magnitudes = _magnitude(_all_sides(made)), _magnitude(_all_sides(target))
-        terms["mel"] = self._mel_term(*magnitudes, first)
+        parts["mel"] = Part(config.mel, self._mel_term(*magnitudes, first))
         log, linear = _magnitude_terms(*magnitudes)
         other_log, other_linear = _magnitude_terms(
             _magnitude(_all_sides(_stft(wave_BCN, size))),
             _magnitude(_all_sides(_stft(target_BCN, size))),
         )
-        terms["log_stft"], terms["linear_stft"] = log + other_log, linear + other_linear
+        parts["log_stft"] = Part(config.log_stft, log + other_log)
+        parts["linear_stft"] = Part(config.linear_stft, linear + other_linear)
         bands = self._band_terms(made, target, first)
-        total = (
-            config.mel * terms["mel"]
-            + config.log_stft * terms["log_stft"]
-            + config.linear_stft * terms["linear_stft"]
-        )
         judged_B = bands[0].new_ones(len(bands[0])) if phased_B is None else phased_B.to(bands[0])
         for index, weight in enumerate(config.band_weights):
             low, high = config.band_edges_hz[index : index + 2]
             band = (bands[index] * judged_B).sum() / judged_B.sum().clamp_min(1.0)
-            total = total + weight * band
-            terms[f"sdr_{low:.0f}_{high:.0f}_db"] = -4.343 * band.detach()
-        terms["loss"] = total
+            parts[f"{BAND}{low:.0f}_{high:.0f}"] = Part(weight, band)
+        return parts
+
+    def shown(self, parts: Parts) -> dict[str, Tensor]:
+        """Return the terms under the names and in the units they are logged in."""
+        terms = {}
+        for name, part in parts.items():
+            if name.startswith(BAND):
+                terms[f"sdr_{name.removeprefix(BAND)}_db"] = -4.343 * part.value.detach()
+            else:
+                terms[name] = part.value
         return terms
 
     def _mel_term(self, made_BCLF: Tensor, target_BCLF: Tensor, size: int) -> Tensor:

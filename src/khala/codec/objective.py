@@ -6,18 +6,24 @@ G guide width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from khala.codec import ranks
 from khala.codec.codec import Codec
 from khala.codec.config import CodecConfig
 from khala.codec.envelope import start_envelope
 from khala.codec.fit import CodebookAverages, Quantised, commitment, fit_quantizer, quantise
-from khala.codec.losses import ReconstructionLoss, ReconstructionLossConfig
+from khala.codec.losses import (
+    Parts,
+    ReconstructionLoss,
+    ReconstructionLossConfig,
+    weighted_sum,
+)
 from khala.codec.spectral import (
     SKIP_GAIN,
     SpectralDecoder,
@@ -28,7 +34,10 @@ from khala.codec.spectral import (
 from khala.codec.voice import voice_cepstra
 from khala.errors import ConfigError
 
-__all__ = ["CodecObjective", "CodecObjectiveConfig"]
+__all__ = ["CodecObjective", "CodecObjectiveConfig", "Judge"]
+
+Judge = Callable[[Tensor, Tensor, Parts, Tensor | None], tuple[Tensor, dict[str, Tensor]]]
+"""made_BCN, wave_BCN, terms of the reconstruction, phased_B -> the loss and more terms to log."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +98,7 @@ class CodecObjective(nn.Module):
         vocals_BN: Tensor | None,
         generator: torch.Generator,
         drawn_BQT: Tensor | None = None,
+        judge: Judge | None = None,
     ) -> dict[str, Tensor]:
         """Return "loss" and its terms for waveforms of a whole number of frames.
 
@@ -98,6 +108,7 @@ class CodecObjective(nn.Module):
             generator: chooses prefix depths and the second STFT resolution.
             drawn_BQT: codes to be decoded instead of the wave's own, judged by magnitudes alone;
                 -1 throughout an example leaves it its own.
+            judge: makes the loss of what was decoded; None: the reconstruction's weighted sum.
         """
         latents_BTD, guide_BTG = self.codec.latents(wave_BCN)
         latents_BTD = latents_BTD.float()
@@ -125,8 +136,15 @@ class CodecObjective(nn.Module):
         other = int(
             torch.randint(1, len(self.config.reconstruction.fft_sizes), (), generator=generator)
         )
-        terms |= self.reconstruction(made_BCN.float(), wave_BCN, other_fft=other, phased_B=phased_B)
-        terms["loss"] = terms["loss"] + extra
+        made_BCN = made_BCN.float()
+        parts = self.reconstruction.parts(made_BCN, wave_BCN, other_fft=other, phased_B=phased_B)
+        terms |= self.reconstruction.shown(parts)
+        if judge is None:
+            loss = weighted_sum(parts)
+        else:
+            loss, more = judge(made_BCN, wave_BCN, parts, phased_B)
+            terms |= more
+        terms["loss"] = loss + extra
         return terms
 
     def _guide_term(self, guide_BTG: Tensor, vocals_BN: Tensor | None) -> Tensor:
@@ -214,15 +232,23 @@ class CodecObjective(nn.Module):
             )
 
     @torch.no_grad()
-    def start_quantizer(self, latents_ND: Tensor, guide_NG: Tensor | None, *, batch: int) -> None:
+    def start_quantizer(
+        self, latents_ND: Tensor, guide_NG: Tensor | None, *, batch: int, iterations: int = 8
+    ) -> None:
         """Fit the codebooks to latents of the data and quantise from now on.
+
+        With several processes the first one fits, to its own latents, and the others take over.
 
         Args:
             latents_ND, guide_NG: outputs of the encoder and the guide on training data.
-            batch: vectors per training step, for the running averages.
+            batch: vectors per training step, of all processes, for the running averages.
+            iterations: Lloyd's, for every level.
         """
-        fit_quantizer(self.codec.quantizer, latents_ND, guide_NG)
-        self.averages.restart(self.codec.quantizer, batch)
+        quantizer = self.codec.quantizer
+        if ranks.is_first():
+            fit_quantizer(quantizer, latents_ND, guide_NG, iterations=iterations)
+        ranks.copy_first(quantizer.buffers())
+        self.averages.restart(quantizer, batch)
         self.started.fill_(True)
 
     def after_update(self, step: int, *, keep_codes: bool = False) -> None:

@@ -39,7 +39,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         "recipe",
         nargs="?",
         default="nano",
-        help="nano (default), debug, nano-short (backbone), nano-decoder (codec)",
+        help="nano (default), debug; nano-short (backbone); nano-decoder, conv-debug, full (codec)",
     )
     parser.add_argument("--out", required=True, metavar="RUN", help="the folder of the run")
     parser.add_argument("--corpus", metavar="DIR", help="songs, for the codec")

@@ -1,7 +1,13 @@
 """Named runs as functions that return complete configs."""
 
 from khala.recipes.backbone import backbone_debug, backbone_nano, backbone_nano_short
-from khala.recipes.codec import codec_debug, codec_nano, codec_nano_decoder
+from khala.recipes.codec import (
+    codec_conv_debug,
+    codec_debug,
+    codec_full,
+    codec_nano,
+    codec_nano_decoder,
+)
 from khala.recipes.overrides import apply_overrides
 from khala.recipes.superres import superres_debug, superres_nano
 
@@ -10,7 +16,9 @@ __all__ = [
     "backbone_debug",
     "backbone_nano",
     "backbone_nano_short",
+    "codec_conv_debug",
     "codec_debug",
+    "codec_full",
     "codec_nano",
     "codec_nano_decoder",
     "superres_debug",

@@ -226,6 +226,8 @@ def _stored(kind: str, order: Order, asked: R, inputs: dict[str, str]) -> R | No
     except (ValueError, KeyError, TypeError, CheckpointError) as error:
         raise ConfigError(f"{path} is not the config of a {kind} run: {error}") from error
     new = _document(kind, order, asked, inputs)
+    # With the fields that are younger than the file: their defaults are what held before them.
+    old["config"] = _document(kind, order, run, inputs)["config"]
     different = [key for key in _flat(new) if _flat(old).get(key) != _flat(new)[key]]
     if order.minutes is not None:
         # Measured when the run was begun; measuring again would end elsewhere.

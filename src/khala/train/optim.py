@@ -209,6 +209,8 @@ def lr_factor(step: int, config: TrainConfig) -> float:
     if step < warmup:
         return (step + 1) / (warmup + 1)
     low = config.min_lr_ratio
+    if config.schedule == "exponential":
+        return max(low, config.decay_rate ** (step - warmup))
     if config.schedule == "cosine":
         done = (step - warmup) / max(1, config.num_steps - warmup)
         return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

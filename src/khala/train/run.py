@@ -32,8 +32,10 @@ BACKBONE_RECIPES: dict[str, Callable[[], BackboneRun]] = {
 }
 CODEC_RECIPES: dict[str, Callable[[], CodecRun]] = {
     "debug": recipes.codec_debug,
+    "conv-debug": recipes.codec_conv_debug,
     "nano": recipes.codec_nano,
     "nano-decoder": recipes.codec_nano_decoder,
+    "full": recipes.codec_full,
 }
 SUPERRES_RECIPES: dict[str, Callable[[], SuperResRun]] = {
     "debug": recipes.superres_debug,
@@ -58,7 +60,8 @@ def train_codec(
     Args:
         corpus_dir: written by ``khala synth``.
         run_dir: config, log, checkpoints and the model go here; a run begun here goes on.
-        recipe: "debug", "nano", or "nano-decoder", which goes on from ``init``.
+        recipe: "nano", or "nano-decoder", which goes on from ``init``; "full" has the published
+            sizes; "debug" and, of the published shape, "conv-debug" take seconds.
         overrides: ``key=value``, such as ``train.lr=1e-3``.
         minutes: choose the number of steps by the speed measured here.
         device: "cpu" or "cuda".
@@ -88,6 +91,7 @@ def train_codec(
             num_parts=run.train.num_parts,
             init=start,
             drawn=redrawn,
+            train=run.train,
         )
 
     order = Order(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainConfig", "TrainState"]
 
-SCHEDULES = ("cosine", "wsd")
+SCHEDULES = ("cosine", "wsd", "exponential")
 OPTIMISERS = ("adamw", "muon")
 PRECISIONS = ("auto", "float32", "bfloat16")
 SHARDINGS = ("none", "layers")
@@ -45,7 +45,8 @@ class TrainConfig:
     """"adamw", or "muon": orthogonalised updates for matrices, AdamW for the rest."""
 
     schedule: str = "cosine"
-    """"cosine", or "wsd": warm-up, stable, linear decay over the last ``decay_fraction``."""
+    """"cosine"; "wsd": warm-up, stable, linear decay over the last ``decay_fraction``; or
+    "exponential": a factor of ``decay_rate`` at every step after the warm-up."""
 
     warmup_steps: int = 100
     """Steps of linear rise to ``lr``; at most half of the run is used."""
@@ -53,8 +54,11 @@ class TrainConfig:
     decay_fraction: float = 0.25
     """Part of the run over which "wsd" decays."""
 
+    decay_rate: float = 0.999996
+    """Of "exponential": at this one, half of the learning rate is left after 173,000 steps."""
+
     min_lr_ratio: float = 0.05
-    """The learning rate ends at this times ``lr``."""
+    """The learning rate ends at this times ``lr``; "exponential" never falls below."""
 
     weight_decay: float = 0.1
     """Decoupled, on matrices only."""
@@ -127,8 +131,9 @@ class TrainConfig:
         for name in ("beta1", "beta2", "momentum", "ema_decay", "min_lr_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
-        if not 0 < self.decay_fraction <= 1:
-            raise ConfigError(f"decay_fraction must lie in (0, 1], not {self.decay_fraction}")
+        for name in ("decay_fraction", "decay_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in (0, 1], not {getattr(self, name)}")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ConfigError(f"max_seconds must be positive or None, not {self.max_seconds}")
         choices = (

@@ -8,20 +8,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from khala.codec.adversary import Adversary, AdversaryConfig
 from khala.codec.codec import Codec
 from khala.codec.config import CodecConfig
 from khala.codec.fit import fit_quantizer
-from khala.codec.objective import CodecObjective, CodecObjectiveConfig
+from khala.codec.objective import CodecObjective, CodecObjectiveConfig, Judge
 from khala.corpus.codes import CodesDataset, CodesExample
 from khala.corpus.order import draw, indexes, uniform
 from khala.corpus.songs import Corpus, CorpusSong
-from khala.errors import ConfigError, CorpusError
+from khala.errors import ConfigError, CorpusError, StageError
+from khala.train.adversary import AdversaryUpdates
 from khala.train.state import TrainConfig
 from khala.train.task import Batch, Task
 
@@ -33,6 +36,12 @@ FIT_STREAM = 1 << 40
 DRAWN_STREAM = 0x6472776E
 """Keeps the draws of drawn songs apart from those of crops."""
 
+GAINS = ("bias", "weight_g", "alpha")
+"""Ends of names of what is no matrix, whatever its shape: lengths of weights, rates of Snakes."""
+
+ADVERSARY_STREAM = 0x61647672
+"""Keeps the discriminator's first weights apart from the codec's."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodecTaskConfig:
@@ -43,6 +52,9 @@ class CodecTaskConfig:
 
     objective: CodecObjectiveConfig = field(default_factory=CodecObjectiveConfig)
     """What it is trained for."""
+
+    adversary: AdversaryConfig | None = None
+    """A discriminator that it is trained against as well; None: the objective alone."""
 
     batch_size: int = 8
     """Crops per batch."""
@@ -61,6 +73,9 @@ class CodecTaskConfig:
 
     fit_vectors: int = 40_000
     """Latent vectors for that first fit."""
+
+    fit_iterations: int = 8
+    """Lloyd's iterations of every level in that first fit."""
 
     decoder_only: bool = False
     """Go on from a trained codec and move its decoder alone: every song keeps its codes, so models
@@ -83,7 +98,8 @@ class CodecTaskConfig:
     """Levels decoded in validation."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "clip_frames", "pca_batches", "fit_vectors", "validation_clips"):
+        counts = ("batch_size", "clip_frames", "pca_batches", "fit_vectors", "fit_iterations")
+        for name in (*counts, "validation_clips"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if max(self.validation_depths) > self.codec.quantizer.num_levels:
@@ -94,6 +110,21 @@ class CodecTaskConfig:
             raise ConfigError(f"drawn must lie in 0..1, not {self.drawn}")
         if self.drawn and not self.decoder_only:
             raise ConfigError("drawn codes are for decoder_only: elsewhere the codebooks move")
+        if self.adversary is not None:
+            self._check_adversary(self.adversary)
+
+    def _check_adversary(self, adversary: AdversaryConfig) -> None:
+        crop, largest = self.clip_frames * self.codec.hop, max(adversary.discriminator.fft_sizes)
+        if crop < largest:
+            raise ConfigError(
+                f"a crop of clip_frames holds {crop} samples: too few for the adversary's STFT of "
+                f"{largest}"
+            )
+        if adversary.start_step < self.quantize_from and not self.decoder_only:
+            raise ConfigError(
+                f"adversary.start_step must be at least quantize_from, {self.quantize_from}, not "
+                f"{adversary.start_step}: before that nothing is quantised"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +153,7 @@ class CodecTask(Task):
         num_parts: int = 1,
         init: Codec | None = None,
         drawn: CodesDataset | None = None,
+        train: TrainConfig | None = None,
     ) -> None:
         """Use the corpus's train songs for training and its test songs for validation.
 
@@ -132,11 +164,12 @@ class CodecTask(Task):
             num_parts: batches of one step, as the loop counts them.
             init: a trained codec to go on from.
             drawn: codes of songs of the corpus with drawn fine levels, for ``config.drawn``.
+            train: the loop's config, whose schedule the adversary follows; only it needs one.
 
         Raises:
             CorpusError: no song is long enough, or a guided codec's vocal stems are missing.
             ConfigError: ``init`` has another shape, or ``decoder_only`` has none; drawn codes are
-                wanted and not given, or given and not wanted.
+                wanted and not given, or given and not wanted; an adversary has no schedule.
         """
         if (drawn is None) != (config.drawn == 0.0):
             raise ConfigError("--drawn CODES and --set task.drawn=SHARE go together: give both")
@@ -154,6 +187,15 @@ class CodecTask(Task):
         else:
             self._go_on_from(init)
         self.model: nn.Module = self.objective
+        self.updates = None if config.adversary is None else self._opponent(config.adversary, train)
+
+    def _opponent(self, config: AdversaryConfig, train: TrainConfig | None) -> AdversaryUpdates:
+        """Return a new discriminator with what moves it."""
+        if train is None:
+            raise ConfigError("an adversary follows the schedule of the run: give train")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(draw(self.seed, ADVERSARY_STREAM) >> 1)
+            return AdversaryUpdates(Adversary(config, self.config.codec.channels), train)
 
     def _start(self) -> None:
         if self.config.decoder_only:
@@ -192,15 +234,41 @@ class CodecTask(Task):
         return {**stacked, "number": number}
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Return the objective's terms; fits the codebooks when quantisation begins."""
+        """Return the objective's terms; fits the codebooks when quantisation begins.
+
+        With an adversary, its own gradients are added up on the way.
+
+        Raises:
+            StageError: the adversary's loss is not finite; nothing was moved.
+        """
         if step >= self.config.quantize_from and not bool(self.objective.started):
             latents_VD, guide_VG = self._latents(self.objective.codec, self.config.fit_vectors)
-            self.objective.start_quantizer(latents_VD, guide_VG, batch=self._vectors_per_step)
+            self.objective.start_quantizer(
+                latents_VD,
+                guide_VG,
+                batch=self._vectors_per_step,
+                iterations=self.config.fit_iterations,
+            )
         generator = torch.Generator().manual_seed(draw(self.seed, batch["number"], 7) >> 1)
         terms: dict[str, Tensor] = self.objective(
-            batch["mix"], batch.get("vocals"), generator, batch.get("drawn")
+            batch["mix"], batch.get("vocals"), generator, batch.get("drawn"), self._judge(step)
         )
+        told = terms.get("discriminator")
+        if told is not None and not bool(torch.isfinite(told)):
+            raise StageError(
+                f"step {step}: loss of the discriminator {told.item()}: not finite; nothing was "
+                "moved. Lower task.adversary.lr and start again from the last checkpoint",
+                stage=f"train {self.kind}",
+            )
         return terms
+
+    def _judge(self, step: int) -> Judge | None:
+        """Return what judges decoded waveforms at a step; None: the reconstruction alone."""
+        if self.updates is None:
+            return None
+        adversary = self.updates.adversary
+        begun = step >= adversary.config.start_step and bool(self.objective.started)
+        return partial(adversary.judge, active=begun)
 
     def num_items(self, batch: Batch) -> int:
         """Return frames of audio, over all crops."""
@@ -209,11 +277,41 @@ class CodecTask(Task):
 
     def role(self, name: str, parameter: nn.Parameter) -> str:
         """Say how a parameter is optimised: matrices decay, nothing here is a table."""
-        return "gain" if parameter.ndim < 2 or name.endswith("bias") else "matrix"
+        return "gain" if parameter.ndim < 2 or name.endswith(GAINS) else "matrix"
 
     def after_update(self, step: int) -> None:
-        """Move the codebooks, if they are to move."""
+        """Move the discriminator, if there is one, and the codebooks, if they are to move.
+
+        Raises:
+            StageError: the discriminator's gradient is not finite; neither was moved.
+        """
+        if self.updates is not None:
+            self.updates.step(step - 1)
         self.objective.after_update(step, keep_codes=self.config.decoder_only)
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Return the discriminator, its moments and running means."""
+        return {} if self.updates is None else self.updates.state_tensors()
+
+    def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `extra_state` gave."""
+        if self.updates is not None:
+            self.updates.load_state_tensors(tensors)
+
+    def to(self, device: torch.device) -> None:
+        """Move the objective and the discriminator to a device."""
+        self.objective.to(device)
+        if self.updates is not None:
+            self.updates.adversary.discriminator.to(device)
+
+    def compile(self) -> None:
+        """Compile the objective; with an adversary, which differentiates inside it, its parts."""
+        if self.updates is None:
+            super().compile()
+            return
+        codec, discriminator = self.objective.codec, self.updates.adversary.discriminator
+        for part in (codec.encoder, codec.decoder, *discriminator.scales):
+            part.compile()
 
     @torch.no_grad()
     def sample(self, step: int) -> Tensor | None:
