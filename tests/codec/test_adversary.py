@@ -143,8 +143,15 @@ def test_balance_goes_by_the_running_norm() -> None:
         loss = balancer({"a": Part(2.0, scale * wave_BCN.mean())}, wave_BCN)
         (gradient_BCN,) = torch.autograd.grad(loss, [wave_BCN])
         lengths.append(float(gradient_BCN.norm()))
-    assert lengths[:2] == pytest.approx([1.0, 1.0])
-    assert lengths[2] == pytest.approx(4 * 1.75 / (4 + 0.5 + 0.25))
+        balancer.settle()
+    assert lengths == pytest.approx([1.0, 1.0, 4.0])
+    loss = balancer({"a": Part(2.0, wave_BCN.mean())}, wave_BCN)
+    (gradient_BCN,) = torch.autograd.grad(loss, [wave_BCN])
+    assert float(gradient_BCN.norm()) == pytest.approx(1.75 / (4 + 0.5 + 0.25))
+    balancer.forget()
+    before = balancer.state_tensors()
+    balancer.settle()
+    assert balancer.state_tensors() == before
     again = Balancer(1.0, 0.5)
     again.load_state_tensors(balancer.state_tensors())
     parts = {"a": Part(2.0, 3.0 * wave_BCN.mean())}

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
 from khala.errors import ConfigError
 from khala.train.hooks import read_log
 from khala.train.ranks import ALONE, Ranks, start_ranks
-from khala.train.run import train_backbone, train_superres
+from khala.train.run import train_backbone, train_codec, train_superres
 from khala.train.state import TrainConfig
 
 SETTINGS = ["train.num_steps=6", "train.num_parts=2", "train.log_every=1", "train.optimiser=muon"]
@@ -95,6 +96,38 @@ def test_two_processes_train_the_super_resolution_that_one_trains(
     )  # fmt: skip
     assert made.returncode == 0, made.stderr[-2000:]
     assert_close(tmp_path / "one", tmp_path / "two", "superres")
+
+
+def test_two_processes_train_the_codec_that_one_trains(tmp_path: Path) -> None:
+    """Codebooks, adversary and its balance move by all crops, whoever has seen them.
+
+    Later the two drift apart: a float's last bit decides which of two near codes is the nearest.
+    """
+    songs = tmp_path / "songs"
+    songs.mkdir()
+    noise = np.random.default_rng(0)
+    for name in "abcd":
+        wave_NC = np.cumsum(noise.uniform(-0.01, 0.01, (40_000, 2)), axis=0)
+        soundfile.write(songs / f"{name}.wav", wave_NC - wave_NC.mean(0), 44_100)
+    settings = [
+        "train.num_steps=5", "train.num_parts=2", "train.log_every=1", "task.quantize_from=1",
+        "task.adversary.start_step=2", "task.adversary.balance=true", "task.clip_frames=4",
+    ]  # fmt: skip
+    train_codec(songs, tmp_path / "one", "conv-debug", settings)
+    made = torchrun(
+        2, "codec", "conv-debug", "--corpus", str(songs), "--out", str(tmp_path / "two"),
+        *[word for setting in settings for word in ("--set", setting)],
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr[-2000:]
+    one, two = (
+        [line for line in read_log(tmp_path / name) if "valid" not in line]
+        for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 5
+    for ours, theirs in zip(one, two, strict=True):
+        for name in ours.keys() - {"per_s", "seconds", "mfu"}:
+            assert theirs[name] == pytest.approx(ours[name], rel=2e-4), (name, ours)
+    assert {"discriminator", "features"} <= one[-1].keys()
 
 
 def test_another_number_of_processes_goes_on(tmp_path: Path, codes_dir: Path) -> None:

@@ -25,7 +25,9 @@ EPS = 1e-12
 class Balancer:
     """Combines terms into one scalar whose gradient has a given norm and given shares.
 
-    The running means are state: a checkpoint must keep :meth:`state_tensors`.
+    The running means move by :meth:`settle`, once a step however many batches it has, so that a
+    step is the same in one process and in several. They are state: a checkpoint must keep
+    :meth:`state_tensors`.
     """
 
     def __init__(self, norm: float, decay: float) -> None:
@@ -33,11 +35,12 @@ class Balancer:
 
         Args:
             norm: length of the gradient of one waveform, were all terms to pull the same way.
-            decay: per batch.
+            decay: per step.
         """
         self.norm = norm
         self.decay = decay
         self._running: dict[str, Tensor] = {}
+        self._seen: dict[str, list[Tensor]] = {}
 
     def __call__(self, parts: Parts, wave_BCN: Tensor) -> Tensor:
         """Return a scalar: its value is the plain weighted sum, its gradient the balanced one.
@@ -53,22 +56,38 @@ class Balancer:
             (gradient_BCN,) = torch.autograd.grad(part.value, [wave_BCN], retain_graph=True)
             # Of a mean over B waveforms: the gradient of one of them is B times as long.
             share = self.norm * part.weight / total / len(wave_BCN)
-            balanced_BCN += gradient_BCN * (share / (self._mean_norm(name, gradient_BCN) + EPS))
+            balanced_BCN += gradient_BCN * (share / (self._usual_norm(name, gradient_BCN) + EPS))
         value = weighted_sum(parts).detach()
         pull = (wave_BCN * balanced_BCN).sum()
         return value + (pull - pull.detach())
 
     @torch.no_grad()
-    def _mean_norm(self, name: str, gradient_BCN: Tensor) -> Tensor:
-        """Return the running mean of a gradient's norm over one waveform, this batch's included."""
+    def _usual_norm(self, name: str, gradient_BCN: Tensor) -> Tensor:
+        """Return a term's running mean norm over one waveform; its norm here if it is new."""
         norm = gradient_BCN.flatten(1).norm(dim=1).mean()
-        ranks.average([norm])
-        # Sum and weight of all norms so far: their quotient has no bias toward zero.
-        latest = torch.stack([norm, torch.ones_like(norm)])
-        before = self._running.get(name)
-        self._running[name] = latest if before is None else self.decay * before.to(latest) + latest
-        sums, weight = self._running[name]
+        self._seen.setdefault(name, []).append(norm)
+        if name not in self._running:
+            return norm
+        sums, weight = self._running[name].to(norm)
         return sums / weight
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Move the running means by what was seen since the last time, in all processes."""
+        for name, norms in self._seen.items():
+            norm = torch.stack(norms).mean()
+            ranks.average([norm])
+            # Sum and weight of all norms so far: their quotient has no bias toward zero.
+            latest = torch.stack([norm, torch.ones_like(norm)])
+            before = self._running.get(name)
+            self._running[name] = (
+                latest if before is None else self.decay * before.to(latest) + latest
+            )
+        self._seen.clear()
+
+    def forget(self) -> None:
+        """Drop what was seen since the last time."""
+        self._seen.clear()
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the running means by the names of the terms."""

@@ -259,7 +259,7 @@ class CodecObjective(nn.Module):
             keep_codes: the codebooks stay as they are.
         """
         if keep_codes or not self._seen:
-            self._seen.clear()
+            self.forget()
             return
         passes = [seen for seen, _ in self._seen]
         guides = [guide_NG for _, guide_NG in self._seen if guide_NG is not None]
@@ -271,4 +271,8 @@ class CodecObjective(nn.Module):
         self.averages.update(self.codec.quantizer, together, torch.cat(guides) if guides else None)
         if step % self.config.revive_every == 0:
             self.averages.revive(self.codec.quantizer)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what chose codes since the last update."""
         self._seen.clear()

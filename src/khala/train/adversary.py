@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from khala.codec import ranks
 from khala.codec.adversary import Adversary
-from khala.errors import CheckpointError, StageError
+from khala.errors import CheckpointError
 from khala.train.optim import ADAM_EPS, lr_factor
 from khala.train.state import TrainConfig
 
@@ -34,34 +34,37 @@ class AdversaryUpdates:
             fused=True,
         )
 
-    def step(self, step: int) -> None:
-        """Move the discriminator by the mean gradient of all batches of all processes.
+    def clip(self) -> float:
+        """Make the gradients those of the mean over all batches of all processes, and clip them.
 
-        Does nothing when it was shown nothing since the last time.
-
-        Args:
-            step: of the schedule, the same as that of the codec's own update.
-
-        Raises:
-            StageError: the gradient is not finite; the discriminator was not moved.
+        Returns:
+            their norm before; 0.0 when it was shown nothing since the last step.
         """
         if not self.adversary.num_taught:
-            return
+            return 0.0
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
         torch._foreach_div_(gradients, float(self.adversary.num_taught))
         ranks.average(gradients)
-        norm = nn.utils.clip_grad_norm_(
-            self._parameters.values(), self.adversary.config.clip_norm, error_if_nonfinite=False
+        return float(
+            nn.utils.clip_grad_norm_(self._parameters.values(), self.adversary.config.clip_norm)
         )
-        if not bool(torch.isfinite(norm)):
-            raise StageError(
-                f"step {step}: gradient norm of the discriminator {norm.item()}: not finite; it "
-                "was not moved. Lower task.adversary.lr and start again from the last checkpoint",
-                stage="train codec",
-            )
-        for group in self._inner.param_groups:
-            group["lr"] = self.adversary.config.lr * lr_factor(step, self._train)
-        self._inner.step()
+
+    def step(self, step: int) -> None:
+        """Move the discriminator along its clipped gradients, if it was shown anything.
+
+        Args:
+            step: of the schedule, the same as that of the codec's own update.
+        """
+        self.adversary.balancer.settle()
+        if self.adversary.num_taught:
+            for group in self._inner.param_groups:
+                group["lr"] = self.adversary.config.lr * lr_factor(step, self._train)
+            self._inner.step()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the gradients, and what was seen since the last step."""
+        self.adversary.balancer.forget()
         self._inner.zero_grad(set_to_none=True)
         self.adversary.num_taught = 0
 

@@ -79,10 +79,11 @@ def update(state: TrainState, loss: Tensor) -> bool:
         StageError: such a number came, and the policy is to stop, or it came too often.
     """
     norm = state.optimiser.clip(state.ranks)
-    state.grad_norm = float(norm)
-    if not bool(torch.isfinite(loss + norm)):
-        _refuse(state, loss, norm)
+    state.grad_norm, beside = float(norm), state.task.clip()
+    if not bool(torch.isfinite(loss + norm + beside)):
+        _refuse(state, loss, norm + beside)
         state.optimiser.zero_grad()
+        state.task.forget()
         state.step += 1
         return False
     state.num_skipped = 0

@@ -71,6 +71,17 @@ class Task(Protocol):
         is_table = any(word in name for word in TABLES)
         return "table" if is_table else "matrix"
 
+    def clip(self) -> float:
+        """Clip the gradients of what is trained beside the model; return their norm, 0.0: none.
+
+        Every process asks, once a step, before anything is moved.
+        """
+        return 0.0
+
+    def forget(self) -> None:
+        """Drop what the parts of a step left behind: the step is skipped."""
+        return
+
     def after_update(self, step: int) -> None:  # noqa: ARG002
         """Do what must follow a step of the optimiser, such as moving codebooks."""
         return

@@ -81,6 +81,7 @@ def discriminator_of(members: list[int]) -> dict[str, Tensor]:
         made_BCN = (0.5 * wave_BCN.flip(-1)).requires_grad_()
         parts = {"l1": Part(1.0, (made_BCN - wave_BCN).square().mean())}
         updates.adversary.judge(made_BCN, wave_BCN, parts)
+        updates.clip()
         updates.step(step)
     return {name: value for name, value in updates.state_tensors().items() if ":step" not in name}
 
