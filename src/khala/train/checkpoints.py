@@ -1,6 +1,7 @@
 """Checkpoints of a run: whole or absent, verified before they are believed.
 
-    RUN/checkpoints/step-0000500/state.safetensors   model.*, optim.*, average.*, extra.*
+    RUN/checkpoints/step-0000500/state.safetensors   model.*, optim.*, average.*, extra.*; without
+                                                     frozen parameters
                                  state.json          step, items, seconds
                                  manifest.json       sha256 and size of both, written last
 
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from khala.checkpoint import sha256_file
 from khala.errors import CheckpointError
@@ -108,9 +109,13 @@ def load_newest(state: TrainState, say: Callable[[str], None]) -> bool:
 
 
 def _tensors(state: TrainState) -> dict[str, Tensor]:
-    """Return everything a run is made of, on the CPU, no two sharing memory."""
+    """Return everything a run is made of, on the CPU, no two sharing memory.
+
+    Frozen parameters are not: a run starts with them again, from the model it was begun with.
+    """
+    frozen = _frozen(state.task.model)
     parts = {
-        "model": dict(state.task.model.state_dict()),
+        "model": {n: t for n, t in state.task.model.state_dict().items() if n not in frozen},
         "optim": state.optimiser.state_tensors(),
         "average": state.average.tensors,
         "extra": state.task.extra_state(),
@@ -120,6 +125,11 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
         for part, tensors in parts.items()
         for name, tensor in tensors.items()
     }
+
+
+def _frozen(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that are not trained."""
+    return {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
 
 
 def _problem(path: Path) -> str | None:
@@ -146,7 +156,9 @@ def _load(state: TrainState, path: Path) -> None:
         for name, tensor in load_file(path / "state.safetensors").items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
-        state.task.model.load_state_dict(parts["model"], strict=True)
+        model = state.task.model
+        kept = {n: t for n, t in model.state_dict().items() if n in _frozen(model)}
+        model.load_state_dict({**kept, **parts["model"]}, strict=True)
         state.average.load(parts["average"])
         state.optimiser.load_state_tensors(parts["optim"])
         state.task.load_extra_state(parts["extra"])

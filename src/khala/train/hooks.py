@@ -136,7 +136,7 @@ class Validation(Hook):
             state.folder, {"step": state.step, "seconds": round(state.seconds, 2), "valid": finite}
         )
         shown = "  ".join(f"{name} {value:.4g}" for name, value in finite.items())
-        self._say(f"step {state.step} valid  {shown}")
+        self._say(f"step {state.step} valid  {shown or 'nothing: no held-out song'}")
 
 
 class Checkpoints(Hook):
