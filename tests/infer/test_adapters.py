@@ -17,6 +17,7 @@ from khala.checkpoint import digest
 from khala.cli import main
 from khala.errors import CheckpointError
 from khala.infer import Event, Notice, replay
+from khala.infer.assemble import assemble_model
 from khala.nn.lora import LoraConfig, add_lora, lora_tensors
 from khala.superres import SuperResolution
 
@@ -140,3 +141,19 @@ def test_on_the_command_line(
         line = capsys.readouterr().err
         assert expected in line
         assert line.count("\n") == 1
+
+
+def test_an_adapter_for_good(tiny_model: Path, adapters: dict[str, Path], tmp_path: Path) -> None:
+    """A model with a style in its weights must sing what the model and its adapter sing."""
+    lora = [f"{adapters['backbone']}:0.5", adapters["superres"]]
+    parts = {"codec": tiny_model, "backbone": tiny_model, "superres": tiny_model}
+    assemble_model(**parts, out=tmp_path / "style", lora=lora)
+    one = Khala.from_pretrained(tmp_path / "style").generate(REQUEST)
+    two = Khala.from_pretrained(tiny_model, lora=lora).generate(REQUEST)
+    assert np.array_equal(one.codes_QT, two.codes_QT)
+    assert not [name for name in one.digests if name.endswith("lora")]
+    with pytest.raises(CheckpointError, match="trained from another backbone"):
+        assemble_model(**parts | {"backbone": tmp_path / "style"}, out=tmp_path / "b", lora=lora)
+    assert not (tmp_path / "b").exists()
+    assemble_model(**parts, out=tmp_path / "small", lora=lora, compact=True)
+    assert Khala.from_pretrained(tmp_path / "small").generate(REQUEST).num_levels == 8

@@ -28,6 +28,7 @@ examples:
 on your own songs, from a model that is there (see docs/training.md):
   khala prepare my-songs --codec nano --out my-codes
   khala train backbone nano-tune --codes my-codes --init nano --out runs/mine
+  khala assemble --codec nano --backbone runs/mine/model --superres nano --out my-model
   khala train backbone nano-lora --codes my-codes --init nano --out runs/style --minutes 10
   khala generate --lora runs/style/adapter --instrumental --out song.wav
 

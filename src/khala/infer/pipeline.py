@@ -75,7 +75,8 @@ class Khala:
                 or an adapter was trained from another model.
             RequestError: a strength that is no number from 0 to 2.
         """
-        adapters = [load_adapter(wanted) for wanted in lora]
+        chosen = [lora] if isinstance(lora, str | Path) else lora
+        adapters = [load_adapter(wanted) for wanted in chosen]
         folder = checkpoint.resolve_model(name_or_path)
         for part in ("codec", "backbone", "superres"):
             if not (folder / part).is_dir():
