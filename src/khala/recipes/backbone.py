@@ -123,7 +123,7 @@ def tuning(lr: float) -> TrainConfig:
     learn in it.
     """
     return TrainConfig(
-        num_steps=400,
+        num_steps=200,
         lr=lr,
         warmup_steps=20,
         schedule="cosine",
@@ -147,6 +147,9 @@ def backbone_nano_tune(model: BackboneConfig) -> BackboneRun:
 
 
 def backbone_nano_lora(model: BackboneConfig) -> BackboneRun:
-    """Return the same run for a low-rank change: an adapter of a megabyte."""
+    """Return the same run for a low-rank change: an adapter of a megabyte.
+
+    Its rate is ten times higher: at 1e-2 it learns no more and forgets twice as much.
+    """
     run = backbone_nano_tune(model)
-    return replace(run, task=replace(run.task, lora=LoraConfig()), train=tuning(lr=2e-3))
+    return replace(run, task=replace(run.task, lora=LoraConfig()), train=tuning(lr=3e-3))

@@ -76,4 +76,4 @@ def superres_nano_tune(model: SuperResConfig) -> SuperResRun:
 def superres_nano_lora(model: SuperResConfig) -> SuperResRun:
     """Return the same run for a low-rank change: an adapter of a megabyte."""
     run = superres_nano_tune(model)
-    return replace(run, task=replace(run.task, lora=LoraConfig()), train=tuning(lr=2e-3))
+    return replace(run, task=replace(run.task, lora=LoraConfig()), train=tuning(lr=3e-3))
