@@ -23,7 +23,7 @@ import shutil
 import tempfile
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,14 +38,17 @@ __all__ = [
     "config_from_dict",
     "config_to_dict",
     "digest",
+    "kind_of",
     "load_config",
     "load_into",
     "load_tensors",
     "resolve_model",
     "resolve_part",
     "save_model",
+    "save_tensors",
     "sha256_file",
     "stored",
+    "write_folder",
     "write_manifest",
 ]
 
@@ -69,15 +72,26 @@ def save_model(
     Raises:
         OSError: the disk is full or the folder cannot be written; nothing is left half-written.
     """
+
+    def write(temporary: Path) -> None:
+        document = {"kind": kind, "format": format, "config": config_to_dict(config)}
+        (temporary / "config.json").write_text(json.dumps(document, indent=2) + "\n")
+        save_tensors(temporary / "model.safetensors", tensors)
+
+    return write_folder(folder, write)
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> str:
+    """Let ``write`` fill a folder, seal it with a manifest, and put it in place as a whole.
+
+    An existing folder there is replaced. Nothing is left half-written, whatever is raised.
+    """
     folder = Path(folder).resolve()  # a link stays a link
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         temporary.chmod(0o755)
-        document = {"kind": kind, "format": format, "config": config_to_dict(config)}
-        (temporary / "config.json").write_text(json.dumps(document, indent=2) + "\n")
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(plain, temporary / "model.safetensors")
+        write(temporary)
         value = write_manifest(temporary)
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
@@ -90,6 +104,12 @@ def save_model(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return value
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write one file of tensors, in the dtype they have."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, path)
 
 
 def stored(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -176,9 +196,14 @@ def load_config(folder: Path, kind: str, cls: type[C]) -> C:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def load_tensors(folder: Path) -> dict[str, Tensor]:
+def kind_of(folder: Path) -> str:
+    """Return what kind of model a folder holds, as it says itself."""
+    return str(_read_json(verify(folder, "config.json")).get("kind"))
+
+
+def load_tensors(folder: Path, name: str = "model.safetensors") -> dict[str, Tensor]:
     """Return the verified tensors of a model folder, as stored; int8 ones as float32."""
-    path = verify(folder, "model.safetensors")
+    path = verify(folder, name)
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, ValueError, OSError) as error:

@@ -17,7 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 BASE = frozenset({"errors", "song", "processes"})
-MODELS = BASE | {"audio", "nn", "tokens", "checkpoint", "codec", "backbone", "superres"}
+MODELS = BASE | {"audio", "nn", "tokens", "checkpoint", "codec", "backbone", "superres", "adapter"}
 EVERYTHING = MODELS | {
     "convert",
     "synth",
@@ -39,6 +39,7 @@ ALLOWED = {
     "codec": BASE | {"audio", "nn", "checkpoint"},
     "backbone": BASE | {"nn", "tokens", "checkpoint"},
     "superres": BASE | {"nn", "tokens", "checkpoint", "backbone"},
+    "adapter": BASE | {"nn", "checkpoint"},
     "synth": BASE | {"audio"},
     "convert": MODELS,
     "corpus": BASE | {"audio", "checkpoint", "codec", "tokens"},

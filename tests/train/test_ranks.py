@@ -16,6 +16,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
+from khala.adapter import load_adapter
 from khala.errors import ConfigError
 from khala.train.hooks import read_log
 from khala.train.ranks import ALONE, Ranks, start_ranks
@@ -96,6 +97,23 @@ def test_two_processes_train_the_super_resolution_that_one_trains(
     )  # fmt: skip
     assert made.returncode == 0, made.stderr[-2000:]
     assert_close(tmp_path / "one", tmp_path / "two", "superres")
+
+
+def test_two_processes_train_the_change_that_one_trains(tmp_path: Path, codes_dir: Path) -> None:
+    """Frozen matrices are sharded beside the small ones that learn."""
+    base = train_backbone(codes_dir, tmp_path / "base", "debug", ["train.num_steps=1"])
+    lora = ["train.lr=1e-2", 'task.lora={"rank":2}', "train.optimiser=adamw"]
+    one = train_backbone(codes_dir, tmp_path / "one", "debug", [*SETTINGS, *lora], init=base)
+    made = torchrun(
+        2, "backbone", "debug", "--codes", str(codes_dir), "--out", str(tmp_path / "two"),
+        "--init", str(base), *with_settings(*lora, "train.sharding=layers"),
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr[-2000:]
+    np.testing.assert_allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), rtol=2e-4)
+    ours, theirs = (load_adapter(folder).tensors for folder in (one, tmp_path / "two/adapter"))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=2e-3, atol=2e-4, msg=name)
 
 
 def test_two_processes_train_the_codec_that_one_trains(tmp_path: Path) -> None:

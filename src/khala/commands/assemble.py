@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from khala.commands.models import add_lora_option
 from khala.commands.terminal import Terminal, add_output_options
 
 __all__ = ["add_assemble", "run_assemble"]
@@ -16,6 +17,8 @@ def add_assemble(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  khala assemble --codec runs/codec/model --backbone runs/backbone/model \\\n"
         "                 --superres runs/superres/model --out my-model\n"
+        "  khala assemble --codec nano --backbone nano --superres nano \\\n"
+        "                 --lora runs/style/adapter --out my-style          an adapter, for good\n"
         "  khala generate --model my-model --instrumental --out song.wav\n\n"
         "Every part is verified, and all of them are checked to speak the same alphabet."
     )
@@ -27,6 +30,7 @@ def add_assemble(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compact", action="store_true", help="store the two language models as int8 rows"
     )
+    add_lora_option(parser)
     add_output_options(parser)
 
 
@@ -41,6 +45,7 @@ def run_assemble(args: argparse.Namespace) -> int:
         superres=Path(args.superres),
         out=Path(args.out),
         compact=args.compact,
+        lora=args.lora,
     )
     terminal.line(f"{args.out}: a whole model; try khala generate --model {args.out}")
     terminal.document({"model": args.out, "digest": digest})

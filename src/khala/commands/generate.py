@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from khala.commands.models import add_lora_option
 from khala.commands.outputs import SongFiles, check_files, describe, name_files
 from khala.commands.terminal import Stages, StopFlag, Terminal, add_output_options, stopping
 from khala.errors import Cancelled, RequestError
@@ -28,6 +29,7 @@ examples:
   khala generate --instrumental --prompt "ambient, pad, slow" --out calm.opus
   khala generate --lyrics "[Verse]\\nGood morning sun" --levels 8 --out sketch.mp3    a quick sketch
   khala refine sketch.khala --levels 64 --out song.wav                               finish it later
+  khala generate --lyrics-file song.txt --lora runs/mine/adapter:0.8 --out mine.wav  in a style
   khala generate --lyrics-file song.txt --n 3 --seed 7 --out take.flac     take-1, take-2, take-3
 
 Lyrics have section tags on their own lines: [Verse 1], [Chorus], [Bridge], [Outro], ...
@@ -71,6 +73,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         help="how strictly to follow prompt and words, 1 to 10 (default: the model's own)",
     )
     how.add_argument("--model", default="nano", metavar="NAME", help="'nano' or a model folder")
+    add_lora_option(how)
     how.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda")
     files = parser.add_argument_group("files")
     files.add_argument(
@@ -93,7 +96,7 @@ def run_generate(args: argparse.Namespace) -> int:
 
     started_s = time.monotonic()
     with stopping(terminal) as stop:
-        model = load_khala(args.model, args.device)
+        model = load_khala(args.model, args.device, args.lora)
         if args.plot:
             from khala.infer.plot import check_plot
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from khala.errors import ConfigError
@@ -9,7 +11,7 @@ from khala.errors import ConfigError
 if TYPE_CHECKING:
     from khala.infer import Khala
 
-__all__ = ["check_device", "load_khala"]
+__all__ = ["add_lora_option", "check_device", "load_khala"]
 
 
 def check_device(device: str) -> str:
@@ -22,8 +24,20 @@ def check_device(device: str) -> str:
     return device
 
 
-def load_khala(name: str, device: str) -> Khala:
-    """Load a whole model folder."""
+def add_lora_option(parser: argparse._ActionsContainer) -> None:
+    """``--lora``, the same for every command that makes codes."""
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="DIR[:S]",
+        help="an adapter trained from this model (RUN/adapter), and how strongly: 0 to 2 "
+        "(default: 1); may be repeated",
+    )
+
+
+def load_khala(name: str, device: str, lora: Sequence[str] = ()) -> Khala:
+    """Load a whole model folder, with adapters."""
     from khala.infer import Khala
 
-    return Khala.from_pretrained(name, device=check_device(device))
+    return Khala.from_pretrained(name, device=check_device(device), lora=lora)

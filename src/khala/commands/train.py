@@ -25,9 +25,16 @@ examples:
                  --superres runs/superres/model --out my-model
   khala train backbone debug --codes codes --out runs/try --set train.lr=1e-3
 
+on your own songs, from a model that is there (see docs/training.md):
+  khala prepare my-songs --codec nano --out my-codes
+  khala train backbone nano-tune --codes my-codes --init nano --out runs/mine
+  khala assemble --codec nano --backbone runs/mine/model --superres nano --out my-model
+  khala train backbone nano-lora --codes my-codes --init nano --out runs/style --minutes 10
+  khala generate --lora runs/style/adapter --instrumental --out song.wav
+
 The resolved settings are written to RUN/config.json before the first step. The same command goes
 on where a run was stopped (Ctrl-C, a killed process, the end of --minutes), bit for bit. The
-trained model is in RUN/model.
+trained model is in RUN/model, or what nano-lora has learned in RUN/adapter.
 """
 
 
@@ -39,12 +46,15 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         "recipe",
         nargs="?",
         default="nano",
-        help="nano (default), debug; nano-short (backbone); nano-decoder, conv-debug, full (codec)",
+        help="nano (default), debug; nano-short (backbone); nano-decoder, conv-debug, full (codec)"
+        "; to go on from --init: nano-tune, or nano-lora for an adapter (backbone and superres)",
     )
     parser.add_argument("--out", required=True, metavar="RUN", help="the folder of the run")
     parser.add_argument("--corpus", metavar="DIR", help="songs, for the codec")
     parser.add_argument("--codes", metavar="DIR", help="written by khala prepare, for the others")
-    parser.add_argument("--init", metavar="DIR", help="a trained model to start from")
+    parser.add_argument(
+        "--init", metavar="DIR", help="a trained model to start from: 'nano' or a folder"
+    )
     parser.add_argument("--drawn", metavar="DIR", help="written by khala redraw, for the codec")
     parser.add_argument("--codec", metavar="DIR", help="start the models' tables from it")
     parser.add_argument("--minutes", type=float, metavar="M", help="fit the run into this time")
@@ -93,6 +103,6 @@ def run_train(args: argparse.Namespace) -> int:
         **more,
     )
     if is_first_process():
-        terminal.line(f"model in {folder}")
-        terminal.document({"kind": args.kind, "run": args.out, "model": str(folder)})
+        terminal.line(f"{folder.name} in {folder}")
+        terminal.document({"kind": args.kind, "run": args.out, folder.name: str(folder)})
     return 0

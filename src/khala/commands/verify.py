@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
+from khala.commands.models import add_lora_option
 from khala.commands.terminal import Stages, Terminal, add_output_options, stopping
 from khala.song import Song
 
@@ -16,11 +17,13 @@ EXIT_DIFFERS = 1
 def add_verify(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = (
-        "examples:\n  khala verify song.khala\n\n"
+        "examples:\n  khala verify song.khala\n"
+        "  khala verify song.khala --lora runs/mine/adapter:0.8     made with an adapter\n\n"
         "Exit status 0: identical; 1: the song differs from what its request and seed give here."
     )
     parser.add_argument("song", metavar="SONG.khala", help="a saved song")
     parser.add_argument("--model", metavar="NAME", help="default: the song's own")
+    add_lora_option(parser)
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda")
     add_output_options(parser)
 
@@ -33,7 +36,7 @@ def run_verify(args: argparse.Namespace) -> int:
     from khala.infer import replay
 
     with stopping(terminal) as stop, Stages(terminal=terminal) as stages:
-        model = load_khala(args.model or song.model, args.device)
+        model = load_khala(args.model or song.model, args.device, args.lora)
         result = replay(model, song, on_event=stages, should_stop=stop)
     if result.other_models:
         terminal.line(f"made by another {' and '.join(result.other_models)} than those here")

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from khala import checkpoint
-from khala.backbone import BackboneConfig
+from khala.adapter import Adapter, load_adapter, merge_adapters
+from khala.backbone import Backbone, BackboneConfig
 from khala.codec import CodecConfig
 from khala.errors import CheckpointError, ConfigError
 from khala.infer.pipeline import Khala
-from khala.superres import SuperResConfig
+from khala.superres import SuperResConfig, SuperResolution
 
 __all__ = ["assemble_model"]
 
 
 def assemble_model(
-    *, codec: Path, backbone: Path, superres: Path, out: Path, compact: bool = False
+    *,
+    codec: Path,
+    backbone: Path,
+    superres: Path,
+    out: Path,
+    compact: bool = False,
+    lora: Sequence[str | Path] = (),
 ) -> str:
     """Copy verified parts into ``out`` as a whole model, or not at all; return its digest.
 
@@ -30,15 +38,17 @@ def assemble_model(
         out: must not exist yet.
         compact: store the matrices of backbone and super-resolution as int8 rows, a quarter of
             float32. The codec is always copied as it is: codes belong to its exact numbers.
+        lora: adapters to add to the weights for good, each FOLDER or FOLDER:STRENGTH.
 
     Raises:
-        CheckpointError: a part is missing or damaged.
+        CheckpointError: a part or an adapter is missing or damaged, or they do not fit.
         ConfigError: the parts do not speak the same language, or ``out`` exists.
     """
     parts = {
         name: checkpoint.resolve_part(path, name)
         for name, path in (("codec", codec), ("backbone", backbone), ("superres", superres))
     }
+    adapters = [load_adapter(wanted) for wanted in lora]
     _check_together(parts)
     tokenizer = _tokenizer_beside(parts["backbone"])
     if out.exists():
@@ -47,6 +57,10 @@ def assemble_model(
     temporary = Path(tempfile.mkdtemp(prefix=".khala-", dir=out.parent))
     try:
         for name, folder in parts.items():
+            changes = [adapter for adapter in adapters if adapter.config.part == name]
+            if changes:
+                _changed(name, folder, changes, temporary / name, compact=compact)
+                continue
             if compact and name != "codec":
                 _compacted(name, folder, temporary / name)
                 continue
@@ -62,6 +76,15 @@ def assemble_model(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return digest
+
+
+def _changed(
+    name: str, folder: Path, adapters: Sequence[Adapter], out: Path, *, compact: bool
+) -> None:
+    """Write one of the two language models with adapters in its weights."""
+    model = (Backbone if name == "backbone" else SuperResolution).from_pretrained(folder)
+    merge_adapters(adapters, {name: model}, {name: checkpoint.digest(folder)})
+    model.save(out, dtype=torch.int8 if compact else torch.float32)
 
 
 def _compacted(name: str, folder: Path, out: Path) -> None:

@@ -33,7 +33,7 @@ class Notice:
     """Something was decided that the caller would want to know."""
 
     code: str
-    """Stable name: "scaled_down" or "dense_lyrics"."""
+    """Stable name: "scaled_down", "dense_lyrics" or "other_adapter"."""
 
     message: str
     """One line for people."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from khala.adapter import digest_name, shown_adapters
 from khala.errors import Cancelled, CheckpointError, RequestError
-from khala.infer.events import OnEvent, ShouldStop, StageClock
+from khala.infer.events import Notice, OnEvent, ShouldStop, StageClock
 from khala.song import Song
 from khala.song.request import MIN_LEVELS
 from khala.superres import SuperResolution
@@ -80,6 +81,7 @@ def refine(
         raise CheckpointError("this song's codes are of another codec than this model's")
     codes_QT = torch.from_numpy(song.codes_QT[: plan.keep].astype(np.int64))
     if plan.keep < plan.levels:
+        _warn_if_other_adapter(song, digests, on_event)
         clock = StageClock(stage="superres", total=plan.levels - plan.keep, on_event=on_event)
         sketch = Sketch(prompt_S=torch.tensor(list(prompt)), codes_QT=codes_QT, seed=plan.seed)
         (codes_QT,) = complete_songs(
@@ -91,13 +93,36 @@ def refine(
             should_stop=should_stop,
         )
     num_levels = codes_QT.shape[0]
-    made = {"superres": digests["superres"]} if num_levels > MIN_LEVELS else {}
     refined = dataclasses.replace(
         song,
         codes_QT=codes_QT.cpu().numpy().astype(np.int16),
         seed=plan.seed,
-        digests={**song.digests, **made},
+        digests=_digests(song, digests, is_made=num_levels > plan.keep),
     )
     if num_levels < plan.levels:
         raise Cancelled("stopped between two levels", finished=refined)
     return refined
+
+
+def _digests(song: Song, digests: Mapping[str, str], *, is_made: bool) -> dict[str, str]:
+    """Return who made a song, after this model has perhaps made its finest levels."""
+    if not is_made:
+        return dict(song.digests)
+    ours = ("superres", digest_name("superres"))
+    kept = {name: digest for name, digest in song.digests.items() if name not in ours}
+    return kept | {name: digests[name] for name in ours if name in digests}
+
+
+def _warn_if_other_adapter(
+    song: Song, digests: Mapping[str, str], on_event: OnEvent | None
+) -> None:
+    """Say so when a song's details were, or were to be, made with an adapter that is not here."""
+    name = digest_name("superres")
+    theirs = song.digests.get(name)
+    if theirs is None or theirs == digests.get(name) or on_event is None:
+        return
+    message = (
+        f"this song was made with the superres adapter {shown_adapters(theirs)}: its new levels "
+        "are made without it"
+    )
+    on_event(Notice(code="other_adapter", message=message))

@@ -6,6 +6,7 @@ Shape letters: S stream positions, Q levels, T frames, C channels, N samples.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from khala import checkpoint
+from khala.adapter import load_adapter, merge_adapters
 from khala.backbone import Backbone
 from khala.backbone.generate import generate_coarse
 from khala.codec import Codec
@@ -48,28 +50,50 @@ class Khala:
     """What was asked for: "nano" or a folder."""
 
     digests: dict[str, str]
-    """sha256 of each part, by its name."""
+    """sha256 of each part, by its name; "backbone.lora" and "superres.lora" name the adapters that
+    are in it, as ``khala.adapter.merge_adapters`` says."""
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path = "nano", *, device: str = "cpu") -> Self:
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path = "nano",
+        *,
+        device: str = "cpu",
+        lora: Sequence[str | Path] = (),
+    ) -> Self:
         """Load a model folder: ``codec/``, ``backbone/``, ``superres/`` and ``tokenizer.json``.
 
+        Args:
+            name_or_path: "nano" or a folder.
+            device: "cpu" or "cuda".
+            lora: adapters trained from this model, each FOLDER or FOLDER:STRENGTH; the folder says
+                which part it changes. Strength 1 is as trained, 0 makes the songs of the model
+                alone, 2 is the most.
+
         Raises:
-            CheckpointError: there is no such model, or a file of it is missing or damaged.
+            CheckpointError: there is no such model or adapter, a file of it is missing or damaged,
+                or an adapter was trained from another model.
+            RequestError: a strength that is no number from 0 to 2.
         """
+        chosen = [lora] if isinstance(lora, str | Path) else lora
+        adapters = [load_adapter(wanted) for wanted in chosen]
         folder = checkpoint.resolve_model(name_or_path)
         for part in ("codec", "backbone", "superres"):
             if not (folder / part).is_dir():
                 raise CheckpointError(f"{folder} is not a whole model: it has no {part}/")
         tokenizer = checkpoint.verify(folder, "tokenizer.json")
         digests = {part: checkpoint.digest(folder / part) for part in fine.PARTS}
+        backbone = Backbone.from_pretrained(folder)
+        superres = SuperResolution.from_pretrained(folder)
+        models = {"backbone": backbone, "superres": superres}
+        changed = merge_adapters(adapters, models, digests)
         return cls(
             codec=Codec.from_pretrained(folder, device=device),
-            backbone=Backbone.from_pretrained(folder).to(device).eval(),
-            superres=SuperResolution.from_pretrained(folder).to(device).eval(),
+            backbone=backbone.to(device).eval(),
+            superres=superres.to(device).eval(),
             tokenizer=TextTokenizer.load(tokenizer),
             name=str(name_or_path),
-            digests={**digests, "tokenizer": checkpoint.sha256_file(tokenizer)},
+            digests={**digests, "tokenizer": checkpoint.sha256_file(tokenizer), **changed},
         )
 
     def check(self, request: SongRequest) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from khala.errors import RequestError
+from khala.adapter import PARTS, digest_name, shown_adapters
+from khala.errors import CheckpointError, RequestError
 from khala.infer.events import OnEvent, ShouldStop
 from khala.infer.pipeline import Khala
 from khala.song import Song
@@ -49,10 +50,13 @@ def replay(
 
     Raises:
         RequestError: the song is a recording: nothing made it.
+        CheckpointError: it was made with adapters that are not those of ``model``, or not so
+            strong; names them.
         Cancelled: ``should_stop`` said so.
     """
     if song.ended == "recording":
         raise RequestError("this song was encoded from a recording: there is nothing to replay")
+    _check_adapters(model, song)
     prompt = model.prompt(song.request)
     bounds = model.bounds(song.request, prompt)
     stop_at = song.num_frames if song.ended == "cancelled" else None
@@ -95,3 +99,20 @@ def replay(
         num_different=len(at),
         num_codes=wanted.size,
     )
+
+
+def _check_adapters(model: Khala, song: Song) -> None:
+    """Refuse to compare a song with what other adapters make: they would only differ."""
+    for part in PARTS:
+        theirs, ours = (one.get(digest_name(part)) for one in (song.digests, model.digests))
+        if theirs == ours:
+            continue
+        if theirs is None:
+            raise CheckpointError(
+                f"this song was made without a {part} adapter: leave out --lora for it"
+            )
+        found = "none is given" if ours is None else f"given is {shown_adapters(ours)}"
+        raise CheckpointError(
+            f"this song was made with the {part} adapter {shown_adapters(theirs)}, and {found}: "
+            "give its folder and strength with --lora FOLDER:STRENGTH"
+        )

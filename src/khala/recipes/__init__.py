@@ -1,6 +1,12 @@
 """Named runs as functions that return complete configs."""
 
-from khala.recipes.backbone import backbone_debug, backbone_nano, backbone_nano_short
+from khala.recipes.backbone import (
+    backbone_debug,
+    backbone_nano,
+    backbone_nano_lora,
+    backbone_nano_short,
+    backbone_nano_tune,
+)
 from khala.recipes.codec import (
     codec_conv_debug,
     codec_debug,
@@ -9,13 +15,20 @@ from khala.recipes.codec import (
     codec_nano_decoder,
 )
 from khala.recipes.overrides import apply_overrides
-from khala.recipes.superres import superres_debug, superres_nano
+from khala.recipes.superres import (
+    superres_debug,
+    superres_nano,
+    superres_nano_lora,
+    superres_nano_tune,
+)
 
 __all__ = [
     "apply_overrides",
     "backbone_debug",
     "backbone_nano",
+    "backbone_nano_lora",
     "backbone_nano_short",
+    "backbone_nano_tune",
     "codec_conv_debug",
     "codec_debug",
     "codec_full",
@@ -23,4 +36,6 @@ __all__ = [
     "codec_nano_decoder",
     "superres_debug",
     "superres_nano",
+    "superres_nano_lora",
+    "superres_nano_tune",
 ]

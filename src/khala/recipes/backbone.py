@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from khala.backbone import BackboneConfig
 from khala.nn import TrunkConfig
+from khala.nn.lora import LoraConfig
 from khala.tokens import nano_layout
 from khala.train.prompts import PromptConfig
 from khala.train.state import TrainConfig
 from khala.train.tasks.backbone import BackboneRun, BackboneTaskConfig
 
-__all__ = ["backbone_debug", "backbone_nano", "backbone_nano_short", "debug_trunk", "nano_trunk"]
+__all__ = [
+    "backbone_debug",
+    "backbone_nano",
+    "backbone_nano_lora",
+    "backbone_nano_short",
+    "backbone_nano_tune",
+    "debug_trunk",
+    "nano_trunk",
+    "tuning",
+]
 
 
 def debug_trunk() -> TrunkConfig:
@@ -102,3 +114,42 @@ def backbone_nano() -> BackboneRun:
             validate_every=1000,
         ),
     )
+
+
+def tuning(lr: float) -> TrainConfig:
+    """Return a loop for going on from a trained model: a low rate that soon begins to fall.
+
+    No Muon: it turns every direction of a matrix by the same amount, however little there is to
+    learn in it.
+    """
+    return TrainConfig(
+        num_steps=200,
+        lr=lr,
+        warmup_steps=20,
+        schedule="cosine",
+        optimiser="adamw",
+        weight_decay=0.01,
+        validate_every=100,
+    )
+
+
+def backbone_nano_tune(model: BackboneConfig) -> BackboneRun:
+    """Return a run that goes on with a model's own weights, on anybody's songs.
+
+    Nothing is asked of the songs but their sound and texts: no times of words or chords.
+    """
+    return BackboneRun(
+        model=model,
+        # The longest song of the bundled model fits a batch.
+        task=BackboneTaskConfig(tokens_per_batch=8192, prompts=nano_prompts()),
+        train=tuning(lr=3e-4),
+    )
+
+
+def backbone_nano_lora(model: BackboneConfig) -> BackboneRun:
+    """Return the same run for a low-rank change: an adapter of a megabyte.
+
+    Its rate is ten times higher: at 1e-2 it learns no more and forgets twice as much.
+    """
+    run = backbone_nano_tune(model)
+    return replace(run, task=replace(run.task, lora=LoraConfig()), train=tuning(lr=3e-3))

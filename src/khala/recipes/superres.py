@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from khala.recipes.backbone import debug_trunk, nano_trunk
+from dataclasses import replace
+
+from khala.nn.lora import LoraConfig
+from khala.recipes.backbone import debug_trunk, nano_trunk, tuning
 from khala.superres import SuperResConfig
 from khala.tokens import nano_layout
 from khala.train.prompts import PromptConfig
 from khala.train.state import TrainConfig
 from khala.train.tasks.superres import SuperResRun, SuperResTaskConfig
 
-__all__ = ["superres_debug", "superres_nano"]
+__all__ = ["superres_debug", "superres_nano", "superres_nano_lora", "superres_nano_tune"]
 
 
 def superres_debug() -> SuperResRun:
@@ -59,3 +62,18 @@ def superres_nano() -> SuperResRun:
             validate_every=1000,
         ),
     )
+
+
+def superres_nano_tune(model: SuperResConfig) -> SuperResRun:
+    """Return a run that goes on with a model's own weights, on anybody's songs."""
+    return SuperResRun(
+        model=model,
+        task=SuperResTaskConfig(positions_per_batch=4096, level_power=1.0, task_0_ratio=0.1),
+        train=tuning(lr=3e-4),
+    )
+
+
+def superres_nano_lora(model: SuperResConfig) -> SuperResRun:
+    """Return the same run for a low-rank change: an adapter of a megabyte."""
+    run = superres_nano_tune(model)
+    return replace(run, task=replace(run.task, lora=LoraConfig()), train=tuning(lr=3e-3))

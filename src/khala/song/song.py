@@ -56,7 +56,8 @@ class Song:
     """Name or folder of the model."""
 
     digests: dict[str, str] = field(default_factory=dict)
-    """Digest of each model folder that took part, by its name: codec, backbone, superres."""
+    """Digest of each model folder that took part, by its name: codec, backbone, superres; and
+    "DIGEST@STRENGTH" of the adapters in it, by backbone.lora and superres.lora."""
 
     sample_rate_hz: int = 44_100
     hop: int = 2_048

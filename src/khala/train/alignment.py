@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from khala.corpus import Word
 from khala.nn import Trunk
+from khala.nn.lora import weight_rows
 from khala.nn.rope import rotate
 from khala.nn.trunk import Layer
 from khala.tokens import TextTokenizer, TokenLayout
@@ -108,14 +109,14 @@ class WatchedHead(Watched):
         q_rows = slice(self._head * width, (self._head + 1) * width)
         kv_head = self._head * attention.num_kv_heads // attention.num_heads
         k_rows = slice(kv_head * width, (kv_head + 1) * width)
+        q_weight = weight_rows(attention.q_proj, q_rows)
+        k_weight = weight_rows(attention.k_proj, k_rows)
         total = x_BSD.new_zeros((), dtype=torch.float32)
         for row in sorted(set(targets_N4[:, 0].tolist())):
             _, query_N, first_N, last_N = targets_N4[targets_N4[:, 0] == row].unbind(1)
             x_SD = x_BSD[row, : int(query_N.max()) + 1]
-            q_NK = F.linear(
-                x_SD[query_N], attention.q_proj.weight[q_rows], attention.q_proj.bias[q_rows]
-            )
-            k_SK = F.linear(x_SD, attention.k_proj.weight[k_rows], attention.k_proj.bias[k_rows])
+            q_NK = F.linear(x_SD[query_N], q_weight, attention.q_proj.bias[q_rows])
+            k_SK = F.linear(x_SD, k_weight, attention.k_proj.bias[k_rows])
             q_NK = rotate(q_NK, cos_SK[query_N].to(q_NK), sin_SK[query_N].to(q_NK))
             k_SK = rotate(k_SK, cos_SK[: len(k_SK)].to(k_SK), sin_SK[: len(k_SK)].to(k_SK))
             scores_NS = (q_NK @ k_SK.T).float() * (1 / width**0.5)

@@ -1,6 +1,7 @@
 """Checkpoints of a run: whole or absent, verified before they are believed.
 
-    RUN/checkpoints/step-0000500/*.safetensors   model.*, optim.*, average.*, extra.*
+    RUN/checkpoints/step-0000500/*.safetensors   model.*, optim.*, average.*, extra.*; without
+                                                 frozen parameters
                                  state.json      step, items, seconds
                                  manifest.json   sha256 and size of all, written last
 
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -188,9 +189,13 @@ def load_newest(state: TrainState, say: Callable[[str], None]) -> bool:
 
 
 def _tensors(state: TrainState) -> dict[str, Tensor]:
-    """Return copies of everything a run is made of, this process's parts of what is sharded."""
+    """Return copies of everything a run is made of, this process's parts of what is sharded.
+
+    Frozen parameters are not: a run starts with them again, from the model it was begun with.
+    """
+    frozen = _frozen(state.task.model)
     parts = {
-        "model": dict(state.task.model.state_dict()),
+        "model": {n: t for n, t in state.task.model.state_dict().items() if n not in frozen},
         "optim": state.optimiser.state_tensors(),
         "average": state.average.tensors,
         "extra": state.task.extra_state(),
@@ -200,6 +205,11 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
         for part, tensors in parts.items()
         for name, tensor in tensors.items()
     }
+
+
+def _frozen(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that are not trained."""
+    return {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
 
 
 def _problem(path: Path) -> str | None:
@@ -248,7 +258,9 @@ def _read(state: TrainState, path: Path) -> dict[str, dict[str, Tensor]]:
     """
     reader = HuggingFaceStorageReader(str(path))
     stored = reader.read_metadata().state_dict_metadata
-    known = {f"model.{name}": one for name, one in state.task.model.state_dict().items()}
+    model = state.task.model
+    kept = {name: one for name, one in model.state_dict().items() if name not in _frozen(model)}
+    known = {f"model.{name}": one for name, one in kept.items()}
     known |= {f"average.{name}": one for name, one in state.average.tensors.items()}
     room: dict[str, Tensor] = {}
     for name, about in stored.items():

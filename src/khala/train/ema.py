@@ -14,15 +14,15 @@ __all__ = ["WeightAverage"]
 
 
 class WeightAverage:
-    """Exponential moving average of every parameter, in float32 on the parameter's device.
+    """Exponential moving average of every trained parameter, in float32 on its device.
 
     Early in a run the decay is small, (1 + step) / (10 + step), so that the first weights are
-    forgotten. Buffers are not averaged.
+    forgotten. Buffers and frozen parameters are not averaged.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self._parameters = dict(model.named_parameters())
+        self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.tensors = {
             name: parameter.detach().float().clone() for name, parameter in self._parameters.items()
         }

@@ -4,7 +4,8 @@ RUN/config.json     what is trained, resolved, written before step 0; never chan
 RUN/log.jsonl       losses, speed and validation by step
 RUN/baselines.json  what counting alone reaches on the same validation songs
 RUN/checkpoints/    to go on from: the same command again does
-RUN/model/          the averaged weights as a model folder, once the run has ended
+RUN/model/          the averaged weights as a model folder, once the run has ended; RUN/adapter/
+                    instead where only a change of a model was trained
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def execute(
     inputs: dict[str, str],
     say: Say,
 ) -> Path:
-    """Start a run or go on with it; return the folder of the exported model.
+    """Start a run or go on with it; return the folder of the exported model or adapter.
 
     Args:
         kind: "codec", "backbone" or "superres".
@@ -141,7 +142,7 @@ def _execute(
         )
     if state.stopped == "time":
         say(f"time is up at step {state.step} of {run.train.num_steps}; the same command goes on")
-    folder = order.run_dir / "model"
+    folder = order.run_dir / task.product
     with state.average.applied():
         task.model.eval()
         if run.train.sharding != "none":
@@ -150,17 +151,19 @@ def _execute(
             folder = task.export(folder)
         ranks.wait()
         task.model.train()
-    say(f"model written to {folder}")
+    say(f"{task.product} written to {folder}")
     return folder
 
 
 def _train(task: Task, config: TrainConfig, order: Order, say: Say, ranks: Ranks) -> TrainState:
     """Run the loop with everything around it."""
-    count = sum(parameter.numel() for parameter in task.model.parameters())
+    numbers = [(p.numel(), p.requires_grad) for p in task.model.parameters()]
+    count, trained = sum(n for n, _ in numbers), sum(n for n, is_trained in numbers if is_trained)
+    part = "" if trained == count else f", {trained / 1e6:.2f} M of them trained"
     interrupts = Interrupts()
     precision = precision_of(torch.device(order.device), config.precision)
     shared = f", {ranks.num} processes" if ranks.num > 1 else ""
-    say(f"{task.kind}: {count / 1e6:.2f} M parameters, {precision} on {order.device}{shared}")
+    say(f"{task.kind}: {count / 1e6:.2f} M parameters{part}, {precision} on {order.device}{shared}")
     board = Board(order.run_dir / "board" if config.tensorboard and ranks.is_first else None)
     hooks = [
         *(Log(say, board), Validation(say, board), Samples(board, say)),
@@ -248,7 +251,8 @@ def _say_baselines(task: Task, folder: Path, say: Say) -> None:
         return
     values: dict[str, float] = measure()
     _write_json(path, values)
-    say("to beat  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+    shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+    say(f"to beat  {shown}" if values else "no held-out song: nothing will be measured")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -152,7 +152,7 @@ class Validation(Hook):
         )
         self._board.numbers(state.step, finite, group="valid")
         shown = "  ".join(f"{name} {value:.4g}" for name, value in finite.items())
-        self._say(f"step {state.step} valid  {shown}")
+        self._say(f"step {state.step} valid  {shown or 'nothing: no held-out song'}")
 
 
 class Checkpoints(Hook):

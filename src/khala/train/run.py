@@ -1,22 +1,32 @@
 """Train one of the three models from the command line's words.
 
 Each function starts a run, or goes on with the one in ``run_dir``, and returns the folder of the
-exported model: ``backbone/`` (or ``superres/``, ``codec/``) and ``tokenizer.json``.
+exported model: ``backbone/`` (or ``superres/``, ``codec/``) and ``tokenizer.json``; or, where only
+a change of a model was trained, of the adapter.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from khala import recipes
-from khala.backbone import Backbone
-from khala.checkpoint import digest, resolve_part, sha256_file
+from khala.backbone import Backbone, BackboneConfig
+from khala.checkpoint import (
+    digest,
+    kind_of,
+    load_config,
+    resolve_model,
+    resolve_part,
+    sha256_file,
+)
 from khala.codec import Codec
 from khala.corpus import CodesDataset, Corpus, open_codes, open_corpus
 from khala.errors import ConfigError
-from khala.superres import SuperResolution
+from khala.superres import SuperResConfig, SuperResolution
 from khala.tokens import TextTokenizer
 from khala.train.execute import Order, Say, execute
 from khala.train.tasks.backbone import BackboneRun, BackboneTask
@@ -30,6 +40,10 @@ BACKBONE_RECIPES: dict[str, Callable[[], BackboneRun]] = {
     "nano-short": recipes.backbone_nano_short,
     "nano": recipes.backbone_nano,
 }
+BACKBONE_TUNING: dict[str, Callable[[BackboneConfig], BackboneRun]] = {
+    "nano-tune": recipes.backbone_nano_tune,
+    "nano-lora": recipes.backbone_nano_lora,
+}
 CODEC_RECIPES: dict[str, Callable[[], CodecRun]] = {
     "debug": recipes.codec_debug,
     "conv-debug": recipes.codec_conv_debug,
@@ -41,6 +55,12 @@ SUPERRES_RECIPES: dict[str, Callable[[], SuperResRun]] = {
     "debug": recipes.superres_debug,
     "nano": recipes.superres_nano,
 }
+SUPERRES_TUNING: dict[str, Callable[[SuperResConfig], SuperResRun]] = {
+    "nano-tune": recipes.superres_nano_tune,
+    "nano-lora": recipes.superres_nano_lora,
+}
+C = TypeVar("C")
+R = TypeVar("R")
 
 
 def train_codec(
@@ -117,11 +137,13 @@ def train_backbone(
     Args:
         codes_dir: written by ``khala prepare``.
         run_dir: config, log, checkpoints and the model go here; a run begun here goes on.
-        recipe: "debug" or "nano".
+        recipe: "debug", "nano-short" or "nano"; "nano-tune" and "nano-lora" take the shape of
+            ``init`` and go on from it.
         overrides: ``key=value``, such as ``train.lr=1e-3``.
         minutes: choose the number of steps by the speed measured here.
         device: "cpu" or "cuda".
-        init: a backbone of the same shape to start from, as after a stage of short songs.
+        init: a backbone of the same shape to start from, as after a stage of short songs: "nano"
+            or a folder.
         codec: start the tables of the coarse levels from this codec's vectors; not with ``init``.
         on_message: takes lines for the reader.
 
@@ -134,19 +156,26 @@ def train_backbone(
     """
     codes = open_codes(codes_dir)
     inputs = {"codes": codes.digest}
-    if init is not None:
-        inputs["init"] = digest(resolve_part(init, "backbone"))
+    part = None if init is None else resolve_part(init, "backbone")
+    shape = None if part is None else load_config(part, "backbone", BackboneConfig)
+    known = BACKBONE_RECIPES | _tuning(BACKBONE_TUNING, shape, recipe)
+    if init is not None and part is not None:
+        _check_codec(init, codes)
+        inputs["init"] = digest(part)
     sounds = _codec(codec, codes, inputs)
-    tokenizer = _tokenizer(init)
+    tokenizer = _tokenizer(part)
 
     def build(run: BackboneRun) -> BackboneTask:
-        start = None if init is None else Backbone.from_pretrained(init)
-        return BackboneTask(run, codes, tokenizer, init=start, codec=sounds, say=on_message)
+        start = None if part is None else Backbone.from_pretrained(part)
+        base = inputs.get("init")
+        return BackboneTask(
+            run, codes, tokenizer, init=start, base=base, codec=sounds, say=on_message
+        )
 
     order = Order(
         run_dir=Path(run_dir), recipe=recipe, overrides=overrides, minutes=minutes, device=device
     )
-    return execute("backbone", order, BACKBONE_RECIPES, build, inputs=inputs, say=on_message)
+    return execute("backbone", order, known, build, inputs=inputs, say=on_message)
 
 
 def train_superres(
@@ -166,12 +195,13 @@ def train_superres(
     Args:
         codes_dir: written by ``khala prepare``.
         run_dir: config, log, checkpoints and the model go here; a run begun here goes on.
-        recipe: "debug" or "nano".
+        recipe: "debug" or "nano"; "nano-tune" and "nano-lora" take the shape of ``init`` and go on
+            from it.
         overrides: ``key=value``.
         minutes: choose the number of steps by the speed measured here.
         device: "cpu" or "cuda".
-        init: the trained backbone to start from, or a model folder with ``superres/`` to go on
-            from; None starts from nothing, which is worse.
+        init: the trained backbone to start from, or a model folder with ``superres/`` ("nano" is
+            one) to go on from; None starts from nothing, which is worse.
         codec: start the tables of the fine levels from this codec's codebooks.
         on_message: takes lines for the reader.
 
@@ -180,24 +210,64 @@ def train_superres(
     """
     codes = open_codes(codes_dir)
     inputs = {"codes": codes.digest}
-    goes_on = init is not None and (init / "superres" / "config.json").is_file()
-    if init is not None:
-        inputs["init"] = digest(resolve_part(init, "superres" if goes_on else "backbone"))
+    part = None if init is None else _superres_or_backbone(init)
+    goes_on = part is not None and kind_of(part) == "superres"
+    shape = load_config(part, "superres", SuperResConfig) if part and goes_on else None
+    known = SUPERRES_RECIPES | _tuning(SUPERRES_TUNING, shape, recipe)
+    if init is not None and part is not None:
+        _check_codec(init, codes)
+        inputs["init"] = digest(part)
     if goes_on and codec is not None:
         raise ConfigError(f"{init} has trained tables: starting them from a codec would lose them")
     sounds = _codec(codec, codes, inputs)
-    tokenizer = _tokenizer(init)
+    tokenizer = _tokenizer(part)
 
     def build(run: SuperResRun) -> SuperResTask:
         start: Backbone | SuperResolution | None = None
-        if init is not None:
-            start = (SuperResolution if goes_on else Backbone).from_pretrained(init)
-        return SuperResTask(run, codes, tokenizer, start=start, codec=sounds, say=on_message)
+        if part is not None:
+            start = (SuperResolution if goes_on else Backbone).from_pretrained(part)
+        base = inputs["init"] if goes_on else None
+        return SuperResTask(
+            run, codes, tokenizer, start=start, base=base, codec=sounds, say=on_message
+        )
 
     order = Order(
         run_dir=Path(run_dir), recipe=recipe, overrides=overrides, minutes=minutes, device=device
     )
-    return execute("superres", order, SUPERRES_RECIPES, build, inputs=inputs, say=on_message)
+    return execute("superres", order, known, build, inputs=inputs, say=on_message)
+
+
+def _tuning(
+    makers: dict[str, Callable[[C], R]], shape: C | None, recipe: str
+) -> dict[str, Callable[[], R]]:
+    """Return the recipes that go on from a model, with that model's shape.
+
+    Raises:
+        ConfigError: ``recipe`` is one of them and there is no model of this kind to go on from.
+    """
+    if shape is None:
+        if recipe in makers:
+            raise ConfigError(f"{recipe} goes on from a trained model of its kind: give --init")
+        return {}
+    return {name: partial(maker, shape) for name, maker in makers.items()}
+
+
+def _superres_or_backbone(init: Path) -> Path:
+    """Return the super-resolution of a model to go on from, or the backbone to start from."""
+    folder = resolve_model(init)
+    if (folder / "superres" / "config.json").is_file():
+        return folder / "superres"
+    return resolve_part(folder, "backbone")
+
+
+def _check_codec(init: Path, codes: CodesDataset) -> None:
+    """Refuse codes of another codec than the whole model's that is gone on from: they are noise."""
+    folder = resolve_model(init) / "codec"
+    if folder.is_dir() and Codec.from_pretrained(folder).codes_digest() != codes.codec_digest:
+        raise ConfigError(
+            f"the codes were prepared with another codec than that of {init}: prepare them again "
+            f"with khala prepare ... --codec {init}"
+        )
 
 
 def _codec(path: Path | None, codes: CodesDataset, inputs: dict[str, str]) -> Codec | None:

@@ -30,7 +30,11 @@ class Task(Protocol):
     """What `num_items` counts, as in "tokens"."""
 
     model: nn.Module
-    """What is optimised, averaged, checkpointed and exported."""
+    """What is optimised, averaged, checkpointed and exported; parameters that ask for no gradient
+    are as they were in the model that the task started from, and stay out of all four."""
+
+    product: str = "model"
+    """What `export` writes, and the folder in the run's where: "model" or "adapter"."""
 
     def batch(self, step: int, part: int) -> Batch:
         """Return the tensors of one part of a step, on the CPU; called from another thread."""
@@ -57,7 +61,7 @@ class Task(Protocol):
         ...
 
     def export(self, folder: Path) -> Path:
-        """Write the model as a model folder; return where it can be loaded from."""
+        """Write what was trained into a folder; return where it can be loaded from."""
         ...
 
     def role(self, name: str, parameter: nn.Parameter) -> str:

@@ -20,6 +20,7 @@ from khala.codec import Codec
 from khala.corpus import HELD_OUT, CodesDataset, CodesExample, with_excerpts
 from khala.corpus.order import BatchPlan
 from khala.errors import ConfigError
+from khala.nn.lora import LoraConfig
 from khala.tokens import COARSE_LEVELS, TextTokenizer, interleave
 from khala.train.alignment import WatchedHead, letters_sung, word_spans
 from khala.train.baselines import bigram_nats, unigram_nats
@@ -28,6 +29,7 @@ from khala.train.lessons import Lessons
 from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
 from khala.train.state import TrainConfig
 from khala.train.task import Batch, Task
+from khala.train.tuning import Tuning, dropping
 from khala.train.watch import Watched
 
 __all__ = ["BackboneRun", "BackboneTask", "BackboneTaskConfig", "gap_with_error"]
@@ -75,6 +77,10 @@ class BackboneTaskConfig:
     num_valid_songs: int = 16
     """Songs of each unseen split that are measured."""
 
+    lora: LoraConfig | None = None
+    """Train a low-rank change of the model to start from, and export an adapter; None: train the
+    model itself."""
+
     def __post_init__(self) -> None:
         if self.tokens_per_batch < 1 or self.num_valid_songs < 1:
             raise ConfigError("tokens_per_batch and num_valid_songs must be at least 1")
@@ -117,9 +123,24 @@ class BackboneTask(Task):
         tokenizer: TextTokenizer,
         *,
         init: Backbone | None = None,
+        base: str | None = None,
         codec: Codec | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """Make examples of the train songs and start the model.
+
+        Args:
+            run: the whole run.
+            codes: prepared songs.
+            tokenizer: of the model.
+            init: a backbone of the run's shape to start from.
+            base: digest of the folder that ``init`` was read from; an adapter needs it.
+            codec: starts the tables of a new backbone, and makes samples sound.
+            say: takes lines for the reader.
+
+        Raises:
+            ConfigError: ``init`` has another shape, no song fits, or an adapter has no base.
+        """
         self.run, self.tokenizer, self.codec = run, tokenizer, codec
         self.backbone = Backbone(run.model, seed=run.train.seed)
         if init is not None:
@@ -128,6 +149,12 @@ class BackboneTask(Task):
             self.backbone.load_state_dict(init.state_dict())
         elif codec is not None:
             start_tables(self.backbone, coarse_vectors(codec), seed=run.train.seed)
+        self.tuning: Tuning | None = None
+        if run.task.lora is not None:
+            self.tuning = Tuning.begin(
+                self.backbone, run.task.lora, part=self.kind, base=base, seed=run.train.seed
+            )
+            self.product = "adapter"
         train = with_excerpts(
             codes.split("train"), run.task.excerpt_max_s, lines=run.task.line_excerpts
         )
@@ -153,12 +180,12 @@ class BackboneTask(Task):
 
     def batch(self, step: int, part: int) -> Batch:
         place = step * self.run.train.num_parts + part
-        return self.collate(
-            [
-                (self.prompts.drawn(index, step, part), self.examples[index])
-                for index in self.plan.at(place)
-            ]
-        )
+        songs = [
+            (self.prompts.drawn(index, step, part), self.examples[index])
+            for index in self.plan.at(place)
+        ]
+        dropped = {} if self.tuning is None else self.tuning.dropout_seed(step, part)
+        return {**self.collate(songs), **dropped}
 
     def collate(self, songs: Sequence[tuple[list[int], CodesExample]]) -> Batch:
         """Return streams padded on the right, and which of their tokens are scored."""
@@ -197,6 +224,7 @@ class BackboneTask(Task):
                 watching.enter_context(head)
             if taught is not None:
                 watching.enter_context(taught)
+            watching.enter_context(dropping(batch.get("dropout_seed")))
             terms = self._next_token(batch)
         for layer, head in zip(layers, heads, strict=True):
             terms[f"alignment_{layer}"] = head.loss(batch["targets_N4"])
@@ -286,6 +314,8 @@ class BackboneTask(Task):
             layer.compile(dynamic=True)
 
     def export(self, folder: Path) -> Path:
+        if self.tuning is not None:
+            return self.tuning.export(folder)
         self.backbone.save(folder / "backbone")
         self.tokenizer.save(folder / "tokenizer.json")
         return folder

@@ -20,6 +20,7 @@ from khala.codec import Codec
 from khala.corpus import HELD_OUT, CodesDataset, CodesExample, with_excerpts
 from khala.corpus.order import BatchPlan, draw, uniform
 from khala.errors import ConfigError
+from khala.nn.lora import LoraConfig
 from khala.superres import (
     Packing,
     SuperResConfig,
@@ -35,6 +36,7 @@ from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
 from khala.train.state import TrainConfig
 from khala.train.task import Batch, Task
 from khala.train.tasks.backbone import gap_with_error
+from khala.train.tuning import Tuning, dropping
 from khala.train.watch import Watched
 
 __all__ = ["SuperResRun", "SuperResTask", "SuperResTaskConfig"]
@@ -85,6 +87,10 @@ class SuperResTaskConfig:
 
     num_valid_songs: int = 6
     """Songs of each unseen split that are measured."""
+
+    lora: LoraConfig | None = None
+    """Train a low-rank change of the model to go on from, and export an adapter; None: train the
+    model itself."""
 
     def __post_init__(self) -> None:
         if self.positions_per_batch < 1 or self.num_valid_songs < 1:
@@ -154,14 +160,35 @@ class SuperResTask(Task):
         tokenizer: TextTokenizer,
         *,
         start: Backbone | SuperResolution | None = None,
+        base: str | None = None,
         codec: Codec | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """Make examples of the train songs and start the model.
+
+        Args:
+            run: the whole run.
+            codes: prepared songs.
+            tokenizer: of the model.
+            start: the backbone to start from, or a model of the run's shape to go on from.
+            base: digest of the folder that such a model was read from; an adapter needs it.
+            codec: starts the tables of the fine levels.
+            say: takes lines for the reader.
+
+        Raises:
+            ConfigError: ``start`` has another shape, no song fits, or an adapter has no base.
+        """
         num_levels = run.model.layout.num_levels
         if codes.num_levels < num_levels:
             raise ConfigError(f"the codes have {codes.num_levels} levels, the model {num_levels}")
         self.run, self.tokenizer = run, tokenizer
         self.superres = _started(run, start)
+        self.tuning: Tuning | None = None
+        if run.task.lora is not None:
+            self.tuning = Tuning.begin(
+                self.superres, run.task.lora, part=self.kind, base=base, seed=run.train.seed
+            )
+            self.product = "adapter"
         self.model: nn.Module = self.superres
         self.lessons: Lessons | None = None
         if run.task.lessons:
@@ -217,7 +244,8 @@ class SuperResTask(Task):
         batch = self.collate(songs, [0] * len(indexes) if is_task_0 else levels)
         if targets:
             batch["lessons_BT4"] = pad_sequence(targets, batch_first=True, padding_value=UNKNOWN)
-        return batch
+        dropped = {} if self.tuning is None else self.tuning.dropout_seed(step, part)
+        return {**batch, **dropped}
 
     def collate(
         self, songs: Sequence[tuple[list[int], np.ndarray]], levels: Sequence[int]
@@ -242,6 +270,10 @@ class SuperResTask(Task):
         }
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:  # noqa: ARG002
+        with dropping(batch.get("dropout_seed")):
+            return self._losses(batch)
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
         prompt_BP, codes_BQT = batch["prompt_BP"], batch["codes_BQT"]
         packing = Packing(
             prompt_lengths_B=batch["prompt_lengths_B"],
@@ -341,6 +373,8 @@ class SuperResTask(Task):
             layer.compile(dynamic=True)
 
     def export(self, folder: Path) -> Path:
+        if self.tuning is not None:
+            return self.tuning.export(folder)
         self.superres.save(folder / "superres")
         self.tokenizer.save(folder / "tokenizer.json")
         return folder
