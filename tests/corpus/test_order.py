@@ -46,6 +46,21 @@ def test_batches_hold_their_budget_and_lose_nobody() -> None:
     assert padding < 0.15, f"{padding:.0%} of the compute goes into padding"
 
 
+def test_packed_batches_are_full() -> None:
+    """Half-empty batches are half-idle machines; and every song still comes once an epoch."""
+    lengths = np.random.default_rng(0).integers(10, 900, 600)
+    plan = BatchPlan(lengths.tolist(), max_tokens=1000, seed=5, packed=True)
+    batches = []
+    while plan.epoch_of(len(batches)) < 1:
+        batches.append(plan.at(len(batches)))
+    assert sorted(index for batch in batches for index in batch) == list(range(600))
+    sums = [int(lengths[batch].sum()) for batch in batches]
+    assert max(sums) <= 1000
+    assert np.mean(sums) > 930
+    again = BatchPlan(lengths.tolist(), max_tokens=1000, seed=5, packed=True)
+    assert again.at(7) == batches[7]
+
+
 def test_a_plan_asked_late_equals_one_asked_in_order() -> None:
     """A resumed run that saw other songs would not be the same run."""
     lengths = list(range(10, 100))

@@ -134,11 +134,15 @@ def test_rows_of_different_length_decode_together() -> None:
 def test_songs_packed_in_one_row_do_not_hear_each_other() -> None:
     """Packing is for speed; a song that hears its neighbour learns to quote it."""
     trunk, hidden_BSD = small_trunk(), rows(1, 18, 24)
-    segments = torch.tensor([[0] * 7 + [1] * 11])
-    packed = trunk.transform(hidden_BSD, causal=True, segment_ids_BS=segments)
-    for part in (slice(0, 7), slice(7, 18)):
-        alone = trunk.transform(hidden_BSD[:, part], causal=True)
-        torch.testing.assert_close(packed[:, part], alone, atol=1e-5, rtol=0)
+    for causal in (True, False):
+        packed = trunk.transform(hidden_BSD, causal=causal, lengths=[7, 1, 10])
+        for part in (slice(0, 7), slice(7, 8), slice(8, 18)):
+            alone = trunk.transform(hidden_BSD[:, part], causal=causal)
+            torch.testing.assert_close(packed[:, part], alone, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="do not fill a row of 18"):
+        trunk.transform(hidden_BSD, causal=True, lengths=[7, 10])
+    with pytest.raises(ValueError, match="in one row"):
+        trunk.transform(rows(2, 18, 24), causal=True, lengths=[18])
 
 
 @pytest.mark.parametrize("kind", ["causal", "two-sided", "keys", "full"])

@@ -47,10 +47,10 @@ def test_loss_is_the_attention_that_falls_elsewhere() -> None:
         width=16, num_layers=2, num_heads=4, num_kv_heads=2, head_width=8, ffn_width=16
     )
     trunk = Trunk(config, max_positions=32)
-    hidden_BSD = torch.randn(2, 12, 16)
+    hidden_1SD = torch.randn(1, 24, 16)
     with WatchedHead(trunk, 1, 2) as head:
-        trunk.transform(hidden_BSD, causal=True)
-    everything = torch.tensor([[0, 5, 0, 5], [1, 7, 0, 7]])
+        trunk.transform(hidden_1SD, causal=True, lengths=[11, 13])
+    everything = torch.tensor([[0, 5, 0, 5], [11, 18, 11, 18]])
     assert abs(float(head.loss(everything).detach())) < 1e-5
     halves = torch.tensor([[0, 5, 0, 2]]), torch.tensor([[0, 5, 3, 5]])
     parts = [float((-head.loss(half)).exp().detach()) for half in halves]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from khala.backbone import Backbone
+from khala.backbone import Backbone, next_token_losses
 from khala.corpus import open_codes
 from khala.errors import ConfigError
 from khala.recipes import backbone_debug, superres_debug
@@ -19,6 +19,7 @@ from khala.train.baselines import bigram_nats, unigram_nats
 from khala.train.prompts import partner_lyrics
 from khala.train.tasks.backbone import BackboneTask, gap_with_error
 from khala.train.tasks.superres import SuperResTask
+from khala.train.watch import Watched
 
 
 def backbone_task(codes_dir: Path) -> BackboneTask:
@@ -35,19 +36,64 @@ def test_a_batch_is_prompt_then_audio_then_the_end(codes_dir: Path) -> None:
     """Scoring a prompt, or not scoring the end, gives a model that never stops singing."""
     task = backbone_task(codes_dir)
     batch, layout = task.batch(0, 0), task.run.model.layout
-    indexes = task.plan.at(0)
-    for row, index in enumerate(indexes):
+    start = 0
+    for index, length in zip(task.plan.at(0), batch["lengths"], strict=True):
         prompt = task.prompts.drawn(index, 0, 0)
         codes_QT = task.examples[index].codes_QT
-        end = len(prompt) + 2 * codes_QT.shape[1]
-        assert batch["tokens_BS"][row, : len(prompt)].tolist() == prompt
-        audio = deinterleave(
-            batch["tokens_BS"][row : row + 1, len(prompt) : end], layout, num_levels=2
-        )
-        np.testing.assert_array_equal(audio[0], codes_QT[:2])
-        assert batch["tokens_BS"][row, end] == layout.control.end_of_text
-        scored = batch["loss_mask_BS"][row].nonzero()[:, 0].tolist()
-        assert scored == list(range(len(prompt), end + 1))
+        audio, end = start + len(prompt), start + length - 1
+        tokens_S, scored_S = batch["tokens_BS"][0], batch["loss_mask_BS"][0]
+        assert tokens_S[start:audio].tolist() == prompt
+        sung = deinterleave(tokens_S[None, audio:end], layout, num_levels=2)
+        np.testing.assert_array_equal(sung[0], codes_QT[:2])
+        assert tokens_S[end] == layout.control.end_of_text
+        assert scored_S[start : end + 1].nonzero()[:, 0].tolist() == [*range(len(prompt), length)]
+        start = end + 1
+    assert start == batch["tokens_BS"].shape[1]
+    assert len(batch["lengths"]) > 1
+
+
+def test_songs_of_a_batch_have_no_influence_on_each_other(codes_dir: Path) -> None:
+    """A song that hears its neighbour learns to quote it. Proved by gradients, not by outputs."""
+    task = backbone_task(codes_dir)
+    songs = [(task.prompts.ids(index), task.examples[index]) for index in range(3)]
+    batch = task.collate(songs)
+    with Watched(task.backbone.embed) as rows:
+        hidden_1SD = task.backbone.hidden(batch["tokens_BS"], lengths=batch["lengths"])
+    streams = hidden_1SD[0].split(batch["lengths"])
+    for place, stream in enumerate(streams):
+        (grad_1SD,) = torch.autograd.grad(stream.square().sum(), rows.output, retain_graph=True)
+        moved = [bool(part.any()) for part in grad_1SD[0].split(batch["lengths"])]
+        assert moved == [other == place for other in range(3)]
+    together = next_token_losses(
+        task.backbone, batch["tokens_BS"], batch["loss_mask_BS"], lengths=batch["lengths"]
+    )["loss"]
+    each = [task.collate([song]) for song in songs]
+    alone = [task.losses(one, 0)["loss"] * one["loss_mask_BS"].sum() for one in each]
+    torch.testing.assert_close(together, sum(alone) / batch["loss_mask_BS"].sum())
+
+
+@pytest.mark.parametrize("levels", [[2, 2, 2], [5, 2, 3], [0, 0, 0]])
+def test_padded_songs_have_no_influence_on_each_other(codes_dir: Path, levels: list[int]) -> None:
+    """Two-sided attention sees everything that is not hidden from it, padding too."""
+    task = superres_task(codes_dir)
+    songs = [
+        (task.prompts.ids(index), task.examples[index].codes_QT[:, : 40 + 9 * index])
+        for index in range(3)
+    ]
+    model = task.superres
+    batch = task.collate(songs, levels)
+    with Watched(model.embed) as rows:
+        losses = task.losses(batch, 0)
+    (grad_BPD,) = torch.autograd.grad(losses["loss"], rows.output)
+    for row, (prompt, _) in enumerate(songs):
+        assert bool(grad_BPD[row, : len(prompt)].any())
+        assert not bool(grad_BPD[row, len(prompt) :].any()), "padding is heard"
+    frames_B = batch["num_frames_B"]
+    alone = [
+        task.losses(task.collate([song], [level]), 0)["loss"] * frames
+        for song, level, frames in zip(songs, levels, frames_B, strict=True)
+    ]
+    torch.testing.assert_close(losses["loss"], sum(alone) / frames_B.sum())
 
 
 @pytest.mark.parametrize("make", [backbone_task, superres_task])

@@ -53,8 +53,10 @@ def test_arithmetic_is_counted_as_by_hand() -> None:
     layer = 2 * (4 * 4 + 4 * 2 + 4 * 2 + 4 * 4 + 3 * 4 * 8)
     attention = 2 * (10 * 4 + 10 * 4)
     head = 2 * 4 * 7 * 5
-    asked = {"streams": 3, "positions": 10, "head_rows": 7, "head_positions": 5}
+    asked = {"lengths": [10] * 3, "head_rows": 7, "head_positions": 5}
     found = trunk_flops(trunk, causal=False, **asked)
     assert found == 3 * (2 * 30 * (layer + attention) + head)
     assert trunk_flops(trunk, causal=True, **asked) == 3 * (2 * 30 * (layer + attention / 2) + head)
+    packed = trunk_flops(trunk, causal=False, **(asked | {"lengths": [20, 10]}))
+    assert packed == 3 * (2 * (30 * layer + (400 + 100) * 16) + head)
     assert matrix_ceiling(torch.device("cpu"), "float32") > 1e8

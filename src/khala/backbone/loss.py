@@ -5,11 +5,13 @@ Shape letters: B batch, S stream positions, N scored positions, V candidates.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from khala.backbone.model import Backbone
+from khala.nn.cross_entropy import linear_cross_entropy
 from khala.tokens import COARSE_LEVELS
 
 
@@ -19,7 +21,7 @@ def next_token_losses(
     loss_mask_BS: Tensor,
     *,
     full_vocabulary: bool = False,
-    segment_ids_BS: Tensor | None = None,
+    lengths: Sequence[int] | None = None,
 ) -> dict[str, Tensor]:
     """Return the mean cross-entropy, in nats, of the marked tokens given what precedes them.
 
@@ -30,18 +32,19 @@ def next_token_losses(
     softmax, which is what the published weights were presumably trained with.
 
     Args:
-        tokens_BS: streams padded on the right; ids under the padding are not looked at.
+        tokens_BS: streams padded on the right, or packed in one row; ids under the padding are not
+            looked at.
         loss_mask_BS: True where the token at that position is to be predicted, from the position
-            before it. Column 0 is never scored.
+            before it. The first token of a stream is never to be marked.
         full_vocabulary: normalise over text as well.
-        segment_ids_BS: set when a row holds several songs; see ``Trunk.transform``.
+        lengths: of the streams packed in the one row; see ``Trunk.transform``.
 
     Returns:
         "loss" over all marked tokens, "level_0", "level_1" and "end" over theirs (0 where the
         batch has none).
     """
     layout = backbone.config.layout
-    hidden_BSD = backbone.hidden(tokens_BS.clamp_min(0), segment_ids_BS=segment_ids_BS)
+    hidden_BSD = backbone.hidden(tokens_BS.clamp_min(0), lengths=lengths)
     scored_BS = loss_mask_BS[:, 1:]
     hidden_ND = hidden_BSD[:, :-1][scored_BS]
     targets_N = tokens_BS[:, 1:][scored_BS]
@@ -53,8 +56,7 @@ def next_token_losses(
         weight_VD = window_rows(backbone)
         is_end_N = targets_N == end
         classes_N = torch.where(is_end_N, weight_VD.shape[0] - 1, targets_N - first)
-    logits_NV = F.linear(hidden_ND, weight_VD).float()
-    losses_N = F.cross_entropy(logits_NV, classes_N, reduction="none")
+    losses_N = linear_cross_entropy(hidden_ND, weight_VD, classes_N)
     level_N = (targets_N - first).div(layout.codebook_size, rounding_mode="floor")
     return {
         "loss": losses_N.mean(),

@@ -5,6 +5,7 @@ Shape letters: B batch, S stream positions, D width, V vocabulary or a window of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -53,12 +54,16 @@ class Backbone(Trunk):
         tokens_BS: Tensor,
         *,
         cache: KVCache | None = None,
-        segment_ids_BS: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> Tensor:
-        """Return hidden_BSD after the final norm. Ids are trusted: check them at the border."""
-        return self.transform(
-            self.embed(tokens_BS), causal=True, cache=cache, segment_ids_BS=segment_ids_BS
-        )
+        """Return hidden_BSD after the final norm. Ids are trusted: check them at the border.
+
+        Args:
+            tokens_BS: streams.
+            cache: earlier positions.
+            lengths: of several streams in one row; see ``Trunk.transform``.
+        """
+        return self.transform(self.embed(tokens_BS), causal=True, cache=cache, lengths=lengths)
 
     def window_logits(self, hidden: Tensor, lo: int, hi: int) -> Tensor:
         """Return float32 logits of the ids in [lo, hi): only those rows are multiplied."""

@@ -55,19 +55,23 @@ def indexes(seed: int, step: int, batch: int, num_examples: int) -> list[int]:
 
 
 class BatchPlan:
-    """Batches of examples of similar length, at most ``max_tokens`` with their padding.
+    """Batches of examples, at most ``max_tokens`` each.
 
-    Songs differ in length; a batch costs its longest member times its size. Examples of an epoch
-    are shuffled, sorted by length inside pools, cut into batches, and the batches shuffled.
+    Padded side by side, a batch costs its longest member times its size: examples of an epoch are
+    shuffled, sorted by length inside pools and cut into batches. Packed one after another it costs
+    their sum: each example of a pool, the longest first, joins the first batch that has room for
+    it. Either way the batches are shuffled.
     """
 
     def __init__(
-        self, lengths: Ints | list[int], *, max_tokens: int, seed: int, pool: int = 256
-    ) -> None:
+        self, lengths: Ints | list[int], *, max_tokens: int, seed: int, pool: int = 256,
+        packed: bool = False,
+    ) -> None:  # fmt: skip
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.max_tokens = max_tokens
         self.seed = seed
         self.pool = pool
+        self.packed = packed
         if self.lengths.size == 0:
             raise ConfigError("no example to train on")
         if int(self.lengths.max()) > max_tokens:
@@ -101,17 +105,35 @@ class BatchPlan:
         batches: list[list[int]] = []
         for start in range(0, order.size, self.pool):
             members = order[start : start + self.pool]
-            members = members[np.argsort(self.lengths[members], kind="stable")]
-            batch: list[int] = []
-            for index in members.tolist():
-                # Sorted: this member is the longest so far.
-                if batch and int(self.lengths[index]) * (len(batch) + 1) > self.max_tokens:
-                    batches.append(batch)
-                    batch = []
-                batch.append(index)
-            batches.append(batch)
+            batches += self._packed(members) if self.packed else self._padded(members)
         shuffled = permutation(self.seed ^ GOLDEN, epoch, len(batches))
         return [batches[i] for i in shuffled.tolist()]
+
+    def _padded(self, members: Ints) -> list[list[int]]:
+        """Cut a pool into batches of similar lengths."""
+        batches: list[list[int]] = []
+        batch: list[int] = []
+        for index in members[np.argsort(self.lengths[members], kind="stable")].tolist():
+            # Sorted: this member is the longest so far.
+            if batch and int(self.lengths[index]) * (len(batch) + 1) > self.max_tokens:
+                batches.append(batch)
+                batch = []
+            batch.append(index)
+        return [*batches, batch]
+
+    def _packed(self, members: Ints) -> list[list[int]]:
+        """Fill batches with a pool's members, the longest first."""
+        batches: list[list[int]] = []
+        room: list[int] = []
+        for index in members[np.argsort(-self.lengths[members], kind="stable")].tolist():
+            length = int(self.lengths[index])
+            place = next((i for i, left in enumerate(room) if left >= length), len(room))
+            if place == len(room):
+                batches.append([])
+                room.append(self.max_tokens)
+            batches[place].append(index)
+            room[place] -= length
+        return batches
 
 
 def _mix(value: int) -> int:

@@ -37,26 +37,23 @@ class Positions:
     cache: KVCache | None = None
     """Earlier positions, if the stream is read piece by piece."""
 
+    lengths: tuple[int, ...] | None = None
+    """Streams that stand one after another in the only row, none of which sees another."""
+
 
 def visible(
     num_positions: int,
     *,
     causal: bool,
     key_mask_BS: Tensor | None,
-    segment_ids_BS: Tensor | None,
 ) -> Tensor | None:
     """Return the [B, 1, S or 1, S] mask of what may be seen, or None when nothing is hidden.
 
     Pure causality alone also gives None: the attention kernels know that case by a flag.
     """
-    if key_mask_BS is None and segment_ids_BS is None:
+    if key_mask_BS is None:
         return None
-    parts: list[Tensor] = []
-    if key_mask_BS is not None:
-        parts.append(key_mask_BS[:, None, None, :])
-    if segment_ids_BS is not None:
-        parts.append((segment_ids_BS[:, :, None] == segment_ids_BS[:, None, :])[:, None])
-    mask = parts[0] if len(parts) == 1 else parts[0] & parts[1]
+    mask = key_mask_BS[:, None, None, :]
     if causal:
         ones = torch.ones(num_positions, num_positions, dtype=torch.bool, device=mask.device)
         mask = mask & ones.tril()
@@ -102,10 +99,20 @@ class Attention(nn.Module):
         if num_positions == 1:
             y_BSD = self._attend_one(q_BHSK, k_BHSK, v_BHSK, positions.mask)
         else:
-            y_BHSK = self._attend(q_BHSK, k_BHSK, v_BHSK, positions)
+            y_BHSK = self._attend_streams(q_BHSK, k_BHSK, v_BHSK, positions)
             y_BSD = y_BHSK.transpose(1, 2).reshape(batch, num_positions, -1)
         out_BSD: Tensor = self.o_proj(y_BSD)
         return out_BSD
+
+    def _attend_streams(
+        self, q_BHSK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, positions: Positions
+    ) -> Tensor:
+        """Attend in every stream of a row by itself: no product between two is even computed."""
+        if positions.lengths is None:
+            return self._attend(q_BHSK, k_BHSK, v_BHSK, positions)
+        streams = (torch.split(x, list(positions.lengths), 2) for x in (q_BHSK, k_BHSK, v_BHSK))
+        each = [self._attend(q, k, v, positions) for q, k, v in zip(*streams, strict=True)]
+        return torch.cat(each, dim=2)
 
     def _attend(
         self, q_BHSK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, positions: Positions

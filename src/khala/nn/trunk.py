@@ -5,6 +5,8 @@ Shape letters: B batch, S stream positions, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -71,7 +73,7 @@ class Trunk(nn.Module):
         *,
         causal: bool,
         key_mask_BS: Tensor | None = None,
-        segment_ids_BS: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
         """Run every layer and the final norm.
@@ -81,7 +83,8 @@ class Trunk(nn.Module):
             causal: True, each row sees itself and what is before it; False, all rows.
             key_mask_BS: False for padding, which no row may see. A causal batch that is padded
                 on the right needs none, and is faster without.
-            segment_ids_BS: rows see only rows of their own segment (several songs in one row).
+            lengths: the only row holds several streams of these lengths, one after another. Each
+                has positions from 0 and sees only itself; a mask cannot be given too.
             cache: earlier positions; the new ones are added to it. Causal only.
 
         Raises:
@@ -89,9 +92,11 @@ class Trunk(nn.Module):
         """
         num_positions = hidden_BSD.shape[1]
         if cache is None:
-            positions = self._whole(num_positions, causal, key_mask_BS, segment_ids_BS)
+            if lengths is not None and (hidden_BSD.shape[0] != 1 or key_mask_BS is not None):
+                raise ValueError("packed streams stand in one row, without a mask")
+            positions = self._whole(num_positions, causal, key_mask_BS, lengths)
         else:
-            if not causal or key_mask_BS is not None or segment_ids_BS is not None:
+            if not causal or key_mask_BS is not None or lengths is not None:
                 raise ValueError("a cache works with causal attention and no masks")
             positions = self._continued(cache, num_positions)
         for index, layer in enumerate(self.layers):
@@ -113,16 +118,20 @@ class Trunk(nn.Module):
         )
 
     def _whole(
-        self, num: int, causal: bool, key_mask_BS: Tensor | None, segment_ids_BS: Tensor | None
+        self, num: int, causal: bool, key_mask_BS: Tensor | None, lengths: Sequence[int] | None
     ) -> Positions:
-        """Positions of a stream that is read in one piece."""
-        self._check_length(num)
-        mask = visible(num, causal=causal, key_mask_BS=key_mask_BS, segment_ids_BS=segment_ids_BS)
+        """Positions of streams that are read in one piece."""
+        streams = (num,) if lengths is None else tuple(lengths)
+        if sum(streams) != num or min(streams) < 1:
+            raise ValueError(f"streams of {streams} positions do not fill a row of {num}")
+        self._check_length(max(streams))
+        mask = visible(num, causal=causal, key_mask_BS=key_mask_BS)
         return Positions(
-            cos=self.cos_SK[:num],
-            sin=self.sin_SK[:num],
+            cos=torch.cat([self.cos_SK[:length] for length in streams]),
+            sin=torch.cat([self.sin_SK[:length] for length in streams]),
             mask=mask,
             is_causal=causal and mask is None and num > 1,
+            lengths=streams if len(streams) > 1 else None,
         )
 
     def _continued(self, cache: KVCache, num_new: int) -> Positions:

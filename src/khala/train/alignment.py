@@ -85,7 +85,7 @@ class WatchedHead(Watched):
     Use it around the model's forward pass::
 
         with WatchedHead(model, 2, 0) as head:
-            hidden_BSD = model.hidden(tokens_BS)
+            hidden_BSD = model.hidden(tokens_BS, lengths=lengths)
         loss = head.loss(targets_N4)
     """
 
@@ -100,9 +100,10 @@ class WatchedHead(Watched):
         """Return the mean -log of the attention that falls where it should; 0 without targets.
 
         Args:
-            targets_N4: row of the batch, querying position, first and last position to look at.
+            targets_N4: first position of the stream, querying position, first and last position to
+                look at; the batch is one row of streams.
         """
-        x_BSD, positions, _ = self.inputs
+        x_1SD, positions, _ = self.inputs
         cos_SK, sin_SK = positions.cos, positions.sin
         attention = self._attention
         width = attention.head_width
@@ -111,14 +112,15 @@ class WatchedHead(Watched):
         k_rows = slice(kv_head * width, (kv_head + 1) * width)
         q_weight = weight_rows(attention.q_proj, q_rows)
         k_weight = weight_rows(attention.k_proj, k_rows)
-        total = x_BSD.new_zeros((), dtype=torch.float32)
-        for row in sorted(set(targets_N4[:, 0].tolist())):
-            _, query_N, first_N, last_N = targets_N4[targets_N4[:, 0] == row].unbind(1)
-            x_SD = x_BSD[row, : int(query_N.max()) + 1]
+        total = x_1SD.new_zeros((), dtype=torch.float32)
+        for start in sorted(set(targets_N4[:, 0].tolist())):
+            _, query_N, first_N, last_N = (targets_N4[targets_N4[:, 0] == start] - start).unbind(1)
+            stream = slice(start, start + int(query_N.max()) + 1)
+            x_SD, cos, sin = x_1SD[0, stream], cos_SK[stream], sin_SK[stream]
             q_NK = F.linear(x_SD[query_N], q_weight, attention.q_proj.bias[q_rows])
             k_SK = F.linear(x_SD, k_weight, attention.k_proj.bias[k_rows])
-            q_NK = rotate(q_NK, cos_SK[query_N].to(q_NK), sin_SK[query_N].to(q_NK))
-            k_SK = rotate(k_SK, cos_SK[: len(k_SK)].to(k_SK), sin_SK[: len(k_SK)].to(k_SK))
+            q_NK = rotate(q_NK, cos[query_N].to(q_NK), sin[query_N].to(q_NK))
+            k_SK = rotate(k_SK, cos.to(k_SK), sin.to(k_SK))
             scores_NS = (q_NK @ k_SK.T).float() * (1 / width**0.5)
             keys_S = torch.arange(len(k_SK), device=scores_NS.device)
             hidden_NS = keys_S > query_N[:, None]

@@ -12,7 +12,7 @@ from khala.train.ranks import ALONE, Ranks
 from khala.train.state import TrainConfig
 from khala.train.task import Batch, Task
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "on_device"]
 
 AHEAD = 3
 
@@ -56,8 +56,12 @@ class Batches:
             asked = self._pool.submit(self._task.batch, next_step, self._parts[turn])
             self._waiting[self._next] = asked
             self._next += 1
-        batch = self._waiting.pop(place).result()
-        return {
-            name: value.to(self._device, non_blocking=True) if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-        }
+        return on_device(self._waiting.pop(place).result(), self._device)
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch with its tensors on a device."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }

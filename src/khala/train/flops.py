@@ -1,11 +1,9 @@
-"""How much arithmetic a step is, and how much of it this machine can do.
-
-Shape letters: S stream positions, D width.
-"""
+"""How much arithmetic a step is, and how much of it this machine can do."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 
@@ -23,8 +21,7 @@ BACKWARD = 3
 def trunk_flops(
     config: TrunkConfig,
     *,
-    streams: int,
-    positions: int,
+    lengths: Sequence[int],
     head_rows: int,
     head_positions: int,
     causal: bool,
@@ -33,8 +30,7 @@ def trunk_flops(
 
     Args:
         config: of the trunk.
-        streams: rows of the batch.
-        positions: S of each, padding included.
+        lengths: positions of every stream, with what padding it has.
         head_rows: rows of the output matrix that are multiplied.
         head_positions: positions at which they are, over all streams.
         causal: half of the attention's products fall away.
@@ -42,10 +38,10 @@ def trunk_flops(
     queries = config.num_heads * config.head_width
     keys = config.num_kv_heads * config.head_width
     matrices = config.width * (2 * queries + 2 * keys + 3 * config.ffn_width)
-    attention = 2 * positions * queries * (0.5 if causal else 1.0)
-    per_position = config.num_layers * (2 * matrices + 2 * attention)
+    pairs = sum(length**2 for length in lengths) * (0.5 if causal else 1.0)
+    layers = config.num_layers * (2 * matrices * sum(lengths) + 4 * queries * pairs)
     head = 2 * config.width * head_rows * head_positions
-    return BACKWARD * (streams * positions * per_position + head)
+    return BACKWARD * (layers + head)
 
 
 def matrix_ceiling(device: torch.device, precision: str) -> float:

@@ -24,6 +24,7 @@ from khala.nn.lora import LoraConfig
 from khala.tokens import COARSE_LEVELS, TextTokenizer, interleave
 from khala.train.alignment import WatchedHead, letters_sung, word_spans
 from khala.train.baselines import bigram_nats, unigram_nats
+from khala.train.batches import on_device
 from khala.train.flops import trunk_flops
 from khala.train.lessons import Lessons
 from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
@@ -175,6 +176,7 @@ class BackboneTask(Task):
             [length for length in lengths if length is not None],
             max_tokens=run.task.tokens_per_batch,
             seed=run.train.seed,
+            packed=True,
         )
         self.valid = {split: codes.split(split)[: run.task.num_valid_songs] for split in HELD_OUT}
 
@@ -188,30 +190,31 @@ class BackboneTask(Task):
         return {**self.collate(songs), **dropped}
 
     def collate(self, songs: Sequence[tuple[list[int], CodesExample]]) -> Batch:
-        """Return streams padded on the right, and which of their tokens are scored."""
+        """Return streams one after another in one row, and which of their tokens are scored.
+
+        No stream sees another: see ``Trunk.transform``.
+        """
         end = self.run.model.layout.control.end_of_text
-        streams = []
+        streams, masks, lengths = [], [], list[int]()
+        targets = [torch.zeros(0, 4, dtype=torch.int64)]
+        lessons = [torch.zeros(0, 5, dtype=torch.int64)]
         for prompt, example in songs:
+            start = sum(lengths)
             codes_BQT = torch.from_numpy(example.codes_QT[None, :COARSE_LEVELS].astype(np.int64))
             audio_S = interleave(codes_BQT, self.run.model.layout)[0]
             streams.append(torch.cat((torch.tensor(prompt), audio_S, torch.tensor([end]))))
-        longest = max(len(stream) for stream in streams)
-        tokens_BS = torch.full((len(streams), longest), end)
-        targets = [torch.zeros(0, 4, dtype=torch.int64)]
-        lessons = [torch.zeros(0, 6, dtype=torch.int64)]
-        loss_mask_BS = torch.zeros(len(streams), longest, dtype=torch.bool)
-        for row, (stream, (prompt, _)) in enumerate(zip(streams, songs, strict=True)):
-            tokens_BS[row, : len(stream)] = stream
-            loss_mask_BS[row, len(prompt) : len(stream)] = True
+            lengths.append(len(streams[-1]))
+            masks.append(torch.arange(lengths[-1]) >= len(prompt))
             if self.run.task.alignment:
-                targets.append(self._sung(row, *songs[row]))
+                targets.append(start + self._sung(prompt, example))
             if self.lessons is not None:
-                lessons.append(self._taught(row, *songs[row], self.lessons))
+                lessons.append(self._taught(start, prompt, example, self.lessons))
         return {
-            "tokens_BS": tokens_BS,
-            "loss_mask_BS": loss_mask_BS,
+            "tokens_BS": torch.cat(streams)[None],
+            "loss_mask_BS": torch.cat(masks)[None],
+            "lengths": lengths,
             "targets_N4": torch.cat(targets),
-            "lessons_N6": torch.cat(lessons),
+            "lessons_N5": torch.cat(lessons),
         }
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:  # noqa: ARG002
@@ -230,8 +233,8 @@ class BackboneTask(Task):
             terms[f"alignment_{layer}"] = head.loss(batch["targets_N4"])
             terms["loss"] = terms["loss"] + task.alignment * terms[f"alignment_{layer}"]
         if taught is not None and self.lessons is not None:
-            row_N, query_N, *_ = batch["lessons_N6"].unbind(1)
-            read = self.lessons(taught.output[row_N, query_N], batch["lessons_N6"][:, 2:])
+            query_N, targets_N4 = batch["lessons_N5"][:, 0], batch["lessons_N5"][:, 1:]
+            read = self.lessons(taught.output[0, query_N], targets_N4)
             terms |= read
             terms["loss"] = terms["loss"] + task.lessons * sum(read.values())
         return terms
@@ -240,12 +243,11 @@ class BackboneTask(Task):
         return int(batch["tokens_BS"].numel())
 
     def num_flops(self, batch: Batch) -> float:
-        model, (streams, positions) = self.run.model, batch["tokens_BS"].shape
+        model = self.run.model
         window = COARSE_LEVELS * model.layout.codebook_size + 1
         return trunk_flops(
             model.trunk,
-            streams=streams,
-            positions=positions,
+            lengths=batch["lengths"],
             head_rows=model.vocab_size if self.run.task.full_vocabulary else window,
             head_positions=int(batch["loss_mask_BS"].sum()),
             causal=True,
@@ -324,7 +326,7 @@ class BackboneTask(Task):
         """Return the losses of one song alone."""
         batch = self.collate([(prompt, example)])
         device = next(self.backbone.parameters()).device
-        losses = self._next_token({name: value.to(device) for name, value in batch.items()})
+        losses = self._next_token(on_device(batch, device))
         return {name: float(value) for name, value in losses.items()}
 
     def _next_token(self, batch: Batch) -> dict[str, Tensor]:
@@ -333,10 +335,14 @@ class BackboneTask(Task):
             batch["tokens_BS"],
             batch["loss_mask_BS"],
             full_vocabulary=self.run.task.full_vocabulary,
+            lengths=batch["lengths"],
         )
 
-    def _sung(self, row: int, prompt: Sequence[int], example: CodesExample) -> Tensor:
-        """Return where the watched head should look, as :meth:`WatchedHead.loss` wants it."""
+    def _sung(self, prompt: Sequence[int], example: CodesExample) -> Tensor:
+        """Return where the watched head should look, as :meth:`WatchedHead.loss` wants it.
+
+        Positions count from the start of the stream, which is 0.
+        """
         layout = self.run.model.layout
         spans = word_spans(prompt, example.words, layout, self.tokenizer)
         if not spans:
@@ -352,17 +358,16 @@ class BackboneTask(Task):
         # Both codes of a frame are predicted, each from the position before it.
         query_N2 = len(prompt) - 1 + COARSE_LEVELS * letters_N3[:, :1] + torch.arange(COARSE_LEVELS)
         letters_N3 = letters_N3.repeat_interleave(COARSE_LEVELS, dim=0)
-        rows_N = torch.full((len(letters_N3),), row)
-        return torch.stack((rows_N, query_N2.flatten(), letters_N3[:, 1], letters_N3[:, 2]), dim=1)
+        start_N = torch.zeros(len(letters_N3), dtype=torch.int64)
+        return torch.stack((start_N, query_N2.flatten(), letters_N3[:, 1], letters_N3[:, 2]), dim=1)
 
     def _taught(
-        self, row: int, prompt: Sequence[int], example: CodesExample, lessons: Lessons
+        self, start: int, prompt: Sequence[int], example: CodesExample, lessons: Lessons
     ) -> Tensor:
-        """Return [T, 6]: row, position from which the frame is predicted, what `Lessons` reads."""
+        """Return [T, 5]: position from which the frame is predicted, what `Lessons` reads."""
         targets_T4 = lessons.targets(example)
-        query_T = len(prompt) - 1 + COARSE_LEVELS * torch.arange(len(targets_T4))
-        where_T2 = torch.stack((torch.full_like(query_T, row), query_T), dim=1)
-        return torch.cat((where_T2, targets_T4), dim=1)
+        query_T = start + len(prompt) - 1 + COARSE_LEVELS * torch.arange(len(targets_T4))
+        return torch.cat((query_T[:, None], targets_T4), dim=1)
 
     def _prompts(self, examples: Sequence[CodesExample]) -> Prompts:
         run = self.run

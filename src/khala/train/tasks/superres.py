@@ -307,8 +307,7 @@ class SuperResTask(Task):
         frames = batch["codes_BQT"].shape[2]
         return trunk_flops(
             model.trunk,
-            streams=streams,
-            positions=batch["prompt_BP"].shape[1] + frames,
+            lengths=[batch["prompt_BP"].shape[1] + frames] * streams,
             head_rows=model.layout.codebook_size,
             head_positions=streams * frames,
             causal=not any(batch["levels"]),
