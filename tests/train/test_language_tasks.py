@@ -150,6 +150,28 @@ def test_songs_that_do_not_fit_are_counted_out_loud(codes_dir: Path) -> None:
     assert said == ["8 of 8 songs are too long and left out"]
 
 
+@pytest.mark.parametrize("kind", ["backbone", "superres"])
+def test_unseen_songs_that_do_not_fit_are_not_measured(codes_dir: Path, kind: str) -> None:
+    """A run must not end at its first validation because one unseen song is long."""
+    codes, tokenizer = open_codes(codes_dir), TextTokenizer.bytes()
+    make, whole = {
+        "backbone": (BackboneTask, backbone_debug()),
+        "superres": (SuperResTask, superres_debug()),
+    }[kind]
+    whole = replace(whole, task=replace(whole.task, num_valid_songs=2))  # type: ignore[attr-defined, type-var]
+    first, second = codes.split("test")
+    task = make(whole, codes, tokenizer)  # type: ignore[operator]
+    assert task.valid["test"] == [first, second]
+    prompt = task._prompts([first]).longest(0)
+    room = prompt + {"backbone": 2, "superres": 1}[kind] * first.num_frames + 1
+    small = replace(whole, model=replace(whole.model, max_positions=room))  # type: ignore[attr-defined, type-var]
+    task = make(small, codes, tokenizer)  # type: ignore[operator]
+    assert task.valid["test"] == [first]
+    with torch.no_grad():
+        values = task.validate(0)
+    assert np.isfinite(values["test/loss" if kind == "backbone" else "test/level_2"])
+
+
 def test_superres_starts_from_the_backbone(codes_dir: Path) -> None:
     """The paper's second finding: from nothing, words come out a third worse."""
     backbone = Backbone(backbone_debug().model, seed=3)

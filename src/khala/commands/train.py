@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from khala.commands.terminal import Terminal, add_output_options
+from khala.commands.training_view import TrainingView
 from khala.errors import RequestError
 
 __all__ = ["add_train", "run_train"]
@@ -92,16 +93,18 @@ def run_train(args: argparse.Namespace) -> int:
     more = {
         name: Path(value) for name in ("init", "codec", "drawn") if (value := getattr(args, name))
     }
-    folder = getattr(run, f"train_{args.kind}")(
-        Path(getattr(args, data)),
-        Path(args.out),
-        args.recipe,
-        args.overrides,
-        minutes=args.minutes,
-        device=args.device,
-        on_message=terminal.note,
-        **more,
-    )
+    with TrainingView(terminal) as view:
+        folder = getattr(run, f"train_{args.kind}")(
+            Path(getattr(args, data)),
+            Path(args.out),
+            args.recipe,
+            args.overrides,
+            minutes=args.minutes,
+            device=args.device,
+            on_message=view.note,
+            on_step=view.step if view.is_live else None,
+            **more,
+        )
     if is_first_process():
         terminal.line(f"{folder.name} in {folder}")
         terminal.document({"kind": args.kind, "run": args.out, folder.name: str(folder)})

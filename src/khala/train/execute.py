@@ -30,6 +30,7 @@ from khala.train.loop import train
 from khala.train.ranks import Ranks, gather_layers, start_ranks
 from khala.train.samples import Samples
 from khala.train.speed import num_steps_for
+from khala.train.standing import Show
 from khala.train.state import TrainConfig, TrainState
 from khala.train.task import Task
 
@@ -76,6 +77,7 @@ def execute(
     *,
     inputs: dict[str, str],
     say: Say,
+    show: Show | None = None,
 ) -> Path:
     """Start a run or go on with it; return the folder of the exported model or adapter.
 
@@ -86,6 +88,7 @@ def execute(
         build: makes the task of a resolved config; called twice when a speed must be measured.
         inputs: digests of what is trained on; a run never goes on with other data.
         say: takes lines for the reader.
+        show: takes where the run is after every step, instead of lines of losses.
 
     Raises:
         ConfigError: unknown recipe or setting, or the folder belongs to another run.
@@ -97,7 +100,7 @@ def execute(
     order = replace(order, device=device)
     try:
         return _execute(
-            kind, order, recipes, build, inputs, say if ranks.is_first else _quiet, ranks
+            kind, order, recipes, build, inputs, say if ranks.is_first else _quiet, show, ranks
         )
     finally:
         ranks.close()
@@ -115,6 +118,7 @@ def _execute(
     build: Callable[[R], Task],
     inputs: dict[str, str],
     say: Say,
+    show: Show | None,
     ranks: Ranks,
 ) -> Path:
     """Do what `execute` says, as one of the processes."""
@@ -135,7 +139,7 @@ def _execute(
     task = build(run)
     if ranks.is_first:
         _say_baselines(task, order.run_dir, say)
-    state = _train(task, run.train, order, say, ranks)
+    state = _train(task, run.train, order, say, show, ranks)
     if state.stopped == "signal":
         raise Cancelled(
             f"stopped at step {state.step} of {run.train.num_steps}; the same command goes on"
@@ -155,7 +159,9 @@ def _execute(
     return folder
 
 
-def _train(task: Task, config: TrainConfig, order: Order, say: Say, ranks: Ranks) -> TrainState:
+def _train(
+    task: Task, config: TrainConfig, order: Order, say: Say, show: Show | None, ranks: Ranks
+) -> TrainState:
     """Run the loop with everything around it."""
     numbers = [(p.numel(), p.requires_grad) for p in task.model.parameters()]
     count, trained = sum(n for n, _ in numbers), sum(n for n, is_trained in numbers if is_trained)
@@ -166,7 +172,7 @@ def _train(task: Task, config: TrainConfig, order: Order, say: Say, ranks: Ranks
     say(f"{task.kind}: {count / 1e6:.2f} M parameters{part}, {precision} on {order.device}{shared}")
     board = Board(order.run_dir / "board" if config.tensorboard and ranks.is_first else None)
     hooks = [
-        *(Log(say, board), Validation(say, board), Samples(board, say)),
+        *(Log(say, board, show), Validation(say, board), Samples(board, say)),
         *(TimeLimit(), interrupts, Checkpoints(), Curves()),
     ]
     with catch_signals(interrupts):

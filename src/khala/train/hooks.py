@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +24,7 @@ from khala.train.checkpoints import CheckpointWriter
 from khala.train.device import autocast
 from khala.train.flops import matrix_ceiling
 from khala.train.optim import lr_factor
+from khala.train.standing import Show, Standing
 from khala.train.state import TrainState
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "TimeLimit",
     "Validation",
     "catch_signals",
+    "clock",
     "measure_task",
 ]
 
@@ -60,9 +63,20 @@ class Log(Hook):
     Lines past the checkpoint that a run goes on from are dropped, so no step stands there twice.
     """
 
-    def __init__(self, say: Callable[[str], None], board: Board | None = None) -> None:
+    def __init__(
+        self, say: Callable[[str], None], board: Board | None = None, show: Show | None = None
+    ) -> None:
+        """Write lines to the log and the board.
+
+        Args:
+            say: takes a short line every few seconds, if nothing is shown.
+            board: takes every line.
+            show: takes where the run is after every step.
+        """
         self._say = say
         self._board = Board(None) if board is None else board
+        self._show = show
+        self._standing: Standing | None = None
         self._ceiling = 0.0
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -72,6 +86,10 @@ class Log(Hook):
 
     def before(self, state: TrainState) -> None:
         self._since = (state.seconds, state.num_items, state.flops)
+        task = state.task
+        self._standing = Standing(
+            kind=task.kind, unit=task.unit, step=state.step, num_steps=state.config.num_steps
+        )
         self._ceiling = matrix_ceiling(state.device, state.config.precision)
         path = log_path(state.folder)
         if path.is_file() and state.ranks.is_first:
@@ -85,6 +103,14 @@ class Log(Hook):
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
             self._counts[name] = self._counts.get(name, 0) + 1
         self._steps += 1
+        if self._show is not None and self._standing is not None and state.ranks.is_first:
+            left_s = self._standing.left_s
+            if left_s is not None:
+                left_s *= (state.config.num_steps - state.step) / max(
+                    1, state.config.num_steps - self._standing.step
+                )
+            self._standing = replace(self._standing, step=state.step, left_s=left_s)
+            self._show(self._standing)
         if state.step % state.config.log_every and state.step != state.config.num_steps:
             return
         means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
@@ -107,16 +133,28 @@ class Log(Hook):
             return
         write_log(state.folder, line)
         self._board.numbers(state.step, {**means, "per_s": line["per_s"]}, group="train")
+        left_s = (state.config.num_steps - state.step) * seconds / steps
+        if self._show is not None and self._standing is not None:
+            self._standing = replace(
+                self._standing,
+                losses=means,
+                grad_norm=state.grad_norm,
+                lr=float(line["lr"]),
+                per_s=float(line["per_s"]),
+                mfu=mfu,
+                left_s=left_s,
+            )
+            self._show(self._standing)
+            return
         now_s = time.monotonic()
         if now_s - self._said_s < SAY_EVERY_S and state.step != state.config.num_steps:
             return
         self._said_s = now_s
-        left_s = (state.config.num_steps - state.step) * seconds / steps
         self._say(
             f"step {state.step}/{state.config.num_steps}  loss {means['loss']:.4f}  "
             f"{line['per_s']:.0f} {state.task.unit}/s  "
             + (f"{mfu:.0%} of what the machine can  " if mfu else "")
-            + f"{_clock(left_s)} left"
+            + f"{clock(left_s)} left"
         )
 
 
@@ -264,7 +302,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Return a time as 1:02:03 or 2:03."""
     whole = round(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60

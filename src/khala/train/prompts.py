@@ -16,7 +16,7 @@ from khala.errors import ConfigError, RequestError
 from khala.song import SongRequest
 from khala.tokens import TextTokenizer, TokenLayout, build_prompt
 
-__all__ = ["PromptConfig", "Prompts", "partner_lyrics"]
+__all__ = ["PromptConfig", "Prompts", "first_fitting", "partner_lyrics"]
 
 STREAM, SUBSET_STREAM = 0x70726F6D, 0x73756273
 TAGS, DESCRIPTION, EMPTY, BARE = "tags", "description", "empty", "bare"
@@ -140,6 +140,25 @@ class Prompts:
             return max(len(self.ids(index, kind)) for kind in (TAGS, DESCRIPTION, EMPTY))
         except RequestError:
             return None
+
+
+def first_fitting(prompts: Prompts, num: int, *, room: int, per_frame: int) -> list[CodesExample]:
+    """Return the first songs that fit a model with their longest prompt.
+
+    Args:
+        prompts: of the songs.
+        num: how many are wanted.
+        room: positions of the model.
+        per_frame: positions of one frame.
+    """
+    found: list[CodesExample] = []
+    for index, example in enumerate(prompts.examples):
+        if len(found) == num:
+            break
+        longest = prompts.longest(index)
+        if longest is not None and longest + per_frame * example.num_frames < room:
+            found.append(example)
+    return found
 
 
 def partner_lyrics(examples: Sequence[CodesExample]) -> list[str | None]:

@@ -29,6 +29,7 @@ from khala.errors import ConfigError
 from khala.superres import SuperResConfig, SuperResolution
 from khala.tokens import TextTokenizer
 from khala.train.execute import Order, Say, execute
+from khala.train.standing import Show
 from khala.train.tasks.backbone import BackboneRun, BackboneTask
 from khala.train.tasks.codec import CodecRun, CodecTask
 from khala.train.tasks.superres import SuperResRun, SuperResTask
@@ -74,6 +75,7 @@ def train_codec(
     init: Path | None = None,
     drawn: Path | None = None,
     on_message: Say = lambda _: None,
+    on_step: Show | None = None,
 ) -> Path:
     """Train a codec on a corpus of songs, with vocal stems if it is guided.
 
@@ -88,6 +90,7 @@ def train_codec(
         init: a codec of the same shape to go on from.
         drawn: written by ``khala redraw`` from codes of ``init``.
         on_message: takes lines for the reader.
+        on_step: takes where the run is after every step, instead of lines of losses.
 
     Raises:
         The errors of `train_backbone`; CorpusError too when stems are missing.
@@ -117,7 +120,9 @@ def train_codec(
     order = Order(
         run_dir=Path(run_dir), recipe=recipe, overrides=overrides, minutes=minutes, device=device
     )
-    return execute("codec", order, CODEC_RECIPES, build, inputs=inputs, say=on_message)
+    return execute(
+        "codec", order, CODEC_RECIPES, build, inputs=inputs, say=on_message, show=on_step
+    )
 
 
 def train_backbone(
@@ -131,6 +136,7 @@ def train_backbone(
     init: Path | None = None,
     codec: Path | None = None,
     on_message: Say = lambda _: None,
+    on_step: Show | None = None,
 ) -> Path:
     """Train a backbone on prepared codes.
 
@@ -146,6 +152,7 @@ def train_backbone(
             or a folder.
         codec: start the tables of the coarse levels from this codec's vectors; not with ``init``.
         on_message: takes lines for the reader.
+        on_step: takes where the run is after every step, instead of lines of losses.
 
     Raises:
         ConfigError: unknown recipe or setting, no such device, the folder is another run's, or
@@ -175,7 +182,7 @@ def train_backbone(
     order = Order(
         run_dir=Path(run_dir), recipe=recipe, overrides=overrides, minutes=minutes, device=device
     )
-    return execute("backbone", order, known, build, inputs=inputs, say=on_message)
+    return execute("backbone", order, known, build, inputs=inputs, say=on_message, show=on_step)
 
 
 def train_superres(
@@ -189,6 +196,7 @@ def train_superres(
     init: Path | None = None,
     codec: Path | None = None,
     on_message: Say = lambda _: None,
+    on_step: Show | None = None,
 ) -> Path:
     """Train super-resolution on prepared codes.
 
@@ -204,6 +212,7 @@ def train_superres(
             one) to go on from; None starts from nothing, which is worse.
         codec: start the tables of the fine levels from this codec's codebooks.
         on_message: takes lines for the reader.
+        on_step: takes where the run is after every step, instead of lines of losses.
 
     Raises:
         The errors of `train_backbone`; ConfigError too when the codec is not the codes'.
@@ -234,7 +243,7 @@ def train_superres(
     order = Order(
         run_dir=Path(run_dir), recipe=recipe, overrides=overrides, minutes=minutes, device=device
     )
-    return execute("superres", order, known, build, inputs=inputs, say=on_message)
+    return execute("superres", order, known, build, inputs=inputs, say=on_message, show=on_step)
 
 
 def _tuning(

@@ -27,7 +27,7 @@ from khala.train.baselines import bigram_nats, unigram_nats
 from khala.train.batches import on_device
 from khala.train.flops import trunk_flops
 from khala.train.lessons import Lessons
-from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
+from khala.train.prompts import PromptConfig, Prompts, first_fitting, partner_lyrics
 from khala.train.state import TrainConfig
 from khala.train.task import Batch, Task
 from khala.train.tuning import Tuning, dropping
@@ -178,7 +178,13 @@ class BackboneTask(Task):
             seed=run.train.seed,
             packed=True,
         )
-        self.valid = {split: codes.split(split)[: run.task.num_valid_songs] for split in HELD_OUT}
+        self.valid = {
+            split: first_fitting(
+                self._prompts(codes.split(split)), run.task.num_valid_songs,
+                room=run.model.max_positions, per_frame=COARSE_LEVELS,
+            )
+            for split in HELD_OUT
+        }  # fmt: skip
 
     def batch(self, step: int, part: int) -> Batch:
         place = step * self.run.train.num_parts + part
@@ -282,8 +288,8 @@ class BackboneTask(Task):
             for index, example in enumerate(examples):
                 right = self._song_losses(self.valid_prompt(split, index), example)
                 rights.append(right)
-                if partners[index] is not None:
-                    prompt = self.valid_prompt(split, index, partners[index])
+                prompt = self.valid_prompt(split, index, partners[index])
+                if partners[index] is not None and self._has_room(prompt, example):
                     wrong = self._song_losses(prompt, example)
                     wrongs.append({name: wrong[name] - right[name] for name in right})
             for name in ("level_0", "level_1", "loss") if rights else ():
@@ -321,6 +327,11 @@ class BackboneTask(Task):
         self.backbone.save(folder / "backbone")
         self.tokenizer.save(folder / "tokenizer.json")
         return folder
+
+    def _has_room(self, prompt: list[int], example: CodesExample) -> bool:
+        """Say whether a song fits under the lyrics of another."""
+        length = len(prompt) + COARSE_LEVELS * example.num_frames + 1
+        return length <= self.run.model.max_positions
 
     def _song_losses(self, prompt: list[int], example: CodesExample) -> dict[str, float]:
         """Return the losses of one song alone."""

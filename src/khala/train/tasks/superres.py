@@ -32,7 +32,7 @@ from khala.tokens import COARSE_LEVELS, TextTokenizer
 from khala.train.baselines import unigram, unigram_nats
 from khala.train.flops import trunk_flops
 from khala.train.lessons import UNKNOWN, Lessons
-from khala.train.prompts import PromptConfig, Prompts, partner_lyrics
+from khala.train.prompts import PromptConfig, Prompts, first_fitting, partner_lyrics
 from khala.train.state import TrainConfig
 from khala.train.task import Batch, Task
 from khala.train.tasks.backbone import gap_with_error
@@ -221,7 +221,13 @@ class SuperResTask(Task):
         targets = np.arange(COARSE_LEVELS, num_levels, dtype=np.float64)
         chances = np.array(run.task.level_chances or targets**-run.task.level_power)
         self._level_ends = np.cumsum(chances / chances.sum())
-        self.valid = {split: codes.split(split)[: run.task.num_valid_songs] for split in HELD_OUT}
+        self.valid = {
+            split: first_fitting(
+                self._prompts(codes.split(split)), run.task.num_valid_songs,
+                room=run.model.max_positions, per_frame=1,
+            )
+            for split in HELD_OUT
+        }  # fmt: skip
 
     def batch(self, step: int, part: int) -> Batch:
         indexes = self.plan.at(step * self.run.train.num_parts + part)
@@ -343,11 +349,16 @@ class SuperResTask(Task):
                 ]
                 name = f"level_{level}" if level else "task_0"
                 values[f"{split}/{name}"] = float(np.mean(songs))
-            gaps = [
-                self._song_loss(self.prompts.build(example, lyrics=lyrics), example, 2, step)
-                - self._song_loss(self.prompts.build(example), example, 2, step)
+            foreign = [
+                (example, self.prompts.build(example, lyrics=lyrics))
                 for example, lyrics in zip(examples, partner_lyrics(examples), strict=True)
                 if lyrics is not None
+            ]
+            gaps = [
+                self._song_loss(prompt, example, 2, step)
+                - self._song_loss(self.prompts.build(example), example, 2, step)
+                for example, prompt in foreign
+                if len(prompt) + example.num_frames <= self.run.model.max_positions
             ]
             gap, error = gap_with_error(gaps)
             values[f"{split}/gap_2"], values[f"{split}/gap_2_se"] = gap, error
