@@ -12,7 +12,7 @@ import torch
 from khala.backbone import Backbone, next_token_losses
 from khala.corpus import open_codes
 from khala.errors import ConfigError
-from khala.recipes import backbone_debug, superres_debug
+from khala.recipes import backbone_debug, backbone_full, superres_debug, superres_full
 from khala.superres import SuperResolution
 from khala.tokens import TextTokenizer, deinterleave
 from khala.train.baselines import bigram_nats, unigram_nats
@@ -287,3 +287,17 @@ def test_nobody_gets_their_own_words_when_lyrics_are_shuffled(codes_dir: Path) -
         assert (other is None) or not example.instrumental
     assert gap_with_error([1.0, 3.0]) == (2.0, pytest.approx(1.0))
     assert np.isnan(gap_with_error([])[0])
+
+
+def test_the_full_recipes_are_the_published_models() -> None:
+    """Weights of another shape could never be compared with the published ones."""
+    runs = backbone_full(), superres_full()
+    with torch.device("meta"):
+        models = Backbone(runs[0].model), SuperResolution(runs[1].model)
+    counts = [sum(p.numel() for p in model.parameters()) / 1e9 for model in models]
+    assert counts == pytest.approx([1.616, 1.876], abs=0.001)
+    trunk = sum(p.numel() for p in models[0].layers.parameters()) / 1e9
+    assert trunk == pytest.approx(1.082, abs=0.001)
+    assert runs[0].task.tokens_per_batch == runs[0].model.max_positions == 16_384
+    assert runs[1].task.positions_per_batch == runs[1].model.max_positions == 8192
+    assert {run.train.num_parts for run in runs} == {256}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -14,8 +15,9 @@ import torch
 
 from khala.backbone import Backbone
 from khala.checkpoint import load_tensors
-from khala.errors import ConfigError
+from khala.errors import CheckpointError, ConfigError
 from khala.superres import SuperResolution
+from khala.tokens import TextTokenizer
 from khala.train.checkpoints import list_checkpoints
 from khala.train.run import train_backbone, train_superres
 
@@ -107,3 +109,20 @@ def test_killed_at_any_moment_ends_the_same(
     assert start(codes_dir, tmp_path / "cut").wait(60) == 0
     one, two = (tmp_path / name / "model/backbone/model.safetensors" for name in ("whole", "cut"))
     assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_tokenizer_of_ones_own(tmp_path: Path, codes_dir: Path) -> None:
+    """The published models read Llama's words, not bytes."""
+    own = tmp_path / "tokenizer.json"
+    TextTokenizer.bytes().save(own)
+    short = ["train.num_steps=1", "train.validate_every=0"]
+    made = train_backbone(codes_dir, tmp_path / "a", "debug", short, tokenizer=own)
+    assert (made / "tokenizer.json").read_text() == own.read_text()
+    inputs = json.loads((tmp_path / "a" / "config.json").read_text())["inputs"]
+    assert inputs["tokenizer"] == hashlib.sha256(own.read_bytes()).hexdigest()
+    with pytest.raises(ConfigError, match="--init has its own"):
+        train_backbone(codes_dir, tmp_path / "b", "debug", short, tokenizer=own, init=made)
+    with pytest.raises(CheckpointError, match="cannot read"):
+        train_backbone(codes_dir, tmp_path / "c", "debug", short, tokenizer=tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"begun with another inputs\.tokenizer"):
+        train_backbone(codes_dir, tmp_path / "a", "debug", short)

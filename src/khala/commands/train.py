@@ -47,7 +47,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         "recipe",
         nargs="?",
         default="nano",
-        help="nano (default), debug; nano-short (backbone); nano-decoder, conv-debug, full (codec)"
+        help="nano (default), debug, full; nano-short (backbone); nano-decoder, conv-debug (codec)"
         "; to go on from --init: nano-tune, or nano-lora for an adapter (backbone and superres)",
     )
     parser.add_argument("--out", required=True, metavar="RUN", help="the folder of the run")
@@ -55,6 +55,9 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codes", metavar="DIR", help="written by khala prepare, for the others")
     parser.add_argument(
         "--init", metavar="DIR", help="a trained model to start from: 'nano' or a folder"
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="FILE", help="tokenizer.json for a language model from nothing"
     )
     parser.add_argument("--drawn", metavar="DIR", help="written by khala redraw, for the codec")
     parser.add_argument("--codec", metavar="DIR", help="start the models' tables from it")
@@ -79,19 +82,21 @@ def run_train(args: argparse.Namespace) -> int:
     data = "corpus" if args.kind == "codec" else "codes"
     allowed = {
         "codec": {"corpus", "init", "drawn"},
-        "backbone": {"codes", "init", "codec"},
-        "superres": {"codes", "init", "codec"},
+        "backbone": {"codes", "init", "codec", "tokenizer"},
+        "superres": {"codes", "init", "codec", "tokenizer"},
     }[args.kind]
     if getattr(args, data) is None:
         raise RequestError(f"khala train {args.kind} needs --{data} DIR")
-    for name in ("corpus", "codes", "init", "codec", "drawn"):
+    for name in ("corpus", "codes", "init", "codec", "drawn", "tokenizer"):
         if getattr(args, name) is not None and name not in allowed:
             raise RequestError(f"--{name} is not for khala train {args.kind}")
     from khala.train import run
     from khala.train.ranks import is_first_process
 
     more = {
-        name: Path(value) for name in ("init", "codec", "drawn") if (value := getattr(args, name))
+        name: Path(value)
+        for name in ("init", "codec", "drawn", "tokenizer")
+        if (value := getattr(args, name))
     }
     with TrainingView(terminal) as view:
         folder = getattr(run, f"train_{args.kind}")(

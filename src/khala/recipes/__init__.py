@@ -2,6 +2,7 @@
 
 from khala.recipes.backbone import (
     backbone_debug,
+    backbone_full,
     backbone_nano,
     backbone_nano_lora,
     backbone_nano_short,
@@ -17,6 +18,7 @@ from khala.recipes.codec import (
 from khala.recipes.overrides import apply_overrides
 from khala.recipes.superres import (
     superres_debug,
+    superres_full,
     superres_nano,
     superres_nano_lora,
     superres_nano_tune,
@@ -25,6 +27,7 @@ from khala.recipes.superres import (
 __all__ = [
     "apply_overrides",
     "backbone_debug",
+    "backbone_full",
     "backbone_nano",
     "backbone_nano_lora",
     "backbone_nano_short",
@@ -35,6 +38,7 @@ __all__ = [
     "codec_nano",
     "codec_nano_decoder",
     "superres_debug",
+    "superres_full",
     "superres_nano",
     "superres_nano_lora",
     "superres_nano_tune",

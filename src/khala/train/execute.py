@@ -237,7 +237,9 @@ def _stored(kind: str, order: Order, asked: R, inputs: dict[str, str]) -> R | No
     new = _document(kind, order, asked, inputs)
     # With the fields that are younger than the file: their defaults are what held before them.
     old["config"] = _document(kind, order, run, inputs)["config"]
-    different = [key for key in _flat(new) if _flat(old).get(key) != _flat(new)[key]]
+    begun, asked_for = _flat(old), _flat(new)
+    left_out = [key for key in begun if key.startswith("inputs.") and key not in asked_for]
+    different = [key for key in (*asked_for, *left_out) if begun.get(key) != asked_for.get(key)]
     if order.minutes is not None:
         # Measured when the run was begun; measuring again would end elsewhere.
         different = [key for key in different if key != "config.train.num_steps"]

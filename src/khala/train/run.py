@@ -40,6 +40,7 @@ BACKBONE_RECIPES: dict[str, Callable[[], BackboneRun]] = {
     "debug": recipes.backbone_debug,
     "nano-short": recipes.backbone_nano_short,
     "nano": recipes.backbone_nano,
+    "full": recipes.backbone_full,
 }
 BACKBONE_TUNING: dict[str, Callable[[BackboneConfig], BackboneRun]] = {
     "nano-tune": recipes.backbone_nano_tune,
@@ -55,6 +56,7 @@ CODEC_RECIPES: dict[str, Callable[[], CodecRun]] = {
 SUPERRES_RECIPES: dict[str, Callable[[], SuperResRun]] = {
     "debug": recipes.superres_debug,
     "nano": recipes.superres_nano,
+    "full": recipes.superres_full,
 }
 SUPERRES_TUNING: dict[str, Callable[[SuperResConfig], SuperResRun]] = {
     "nano-tune": recipes.superres_nano_tune,
@@ -135,6 +137,7 @@ def train_backbone(
     device: str = "cpu",
     init: Path | None = None,
     codec: Path | None = None,
+    tokenizer: Path | None = None,
     on_message: Say = lambda _: None,
     on_step: Show | None = None,
 ) -> Path:
@@ -151,6 +154,7 @@ def train_backbone(
         init: a backbone of the same shape to start from, as after a stage of short songs: "nano"
             or a folder.
         codec: start the tables of the coarse levels from this codec's vectors; not with ``init``.
+        tokenizer: a tokenizer.json for a model that starts from nothing; None: bytes.
         on_message: takes lines for the reader.
         on_step: takes where the run is after every step, instead of lines of losses.
 
@@ -170,14 +174,12 @@ def train_backbone(
         _check_codec(init, codes)
         inputs["init"] = digest(part)
     sounds = _codec(codec, codes, inputs)
-    tokenizer = _tokenizer(part)
+    words = _tokenizer(part, tokenizer, inputs)
 
     def build(run: BackboneRun) -> BackboneTask:
         start = None if part is None else Backbone.from_pretrained(part)
         base = inputs.get("init")
-        return BackboneTask(
-            run, codes, tokenizer, init=start, base=base, codec=sounds, say=on_message
-        )
+        return BackboneTask(run, codes, words, init=start, base=base, codec=sounds, say=on_message)
 
     order = Order(
         run_dir=Path(run_dir), recipe=recipe, overrides=overrides, minutes=minutes, device=device
@@ -195,6 +197,7 @@ def train_superres(
     device: str = "cpu",
     init: Path | None = None,
     codec: Path | None = None,
+    tokenizer: Path | None = None,
     on_message: Say = lambda _: None,
     on_step: Show | None = None,
 ) -> Path:
@@ -211,6 +214,7 @@ def train_superres(
         init: the trained backbone to start from, or a model folder with ``superres/`` ("nano" is
             one) to go on from; None starts from nothing, which is worse.
         codec: start the tables of the fine levels from this codec's codebooks.
+        tokenizer: a tokenizer.json for a model that starts from nothing; None: bytes.
         on_message: takes lines for the reader.
         on_step: takes where the run is after every step, instead of lines of losses.
 
@@ -229,16 +233,14 @@ def train_superres(
     if goes_on and codec is not None:
         raise ConfigError(f"{init} has trained tables: starting them from a codec would lose them")
     sounds = _codec(codec, codes, inputs)
-    tokenizer = _tokenizer(part)
+    words = _tokenizer(part, tokenizer, inputs)
 
     def build(run: SuperResRun) -> SuperResTask:
         start: Backbone | SuperResolution | None = None
         if part is not None:
             start = (SuperResolution if goes_on else Backbone).from_pretrained(part)
         base = inputs["init"] if goes_on else None
-        return SuperResTask(
-            run, codes, tokenizer, start=start, base=base, codec=sounds, say=on_message
-        )
+        return SuperResTask(run, codes, words, start=start, base=base, codec=sounds, say=on_message)
 
     order = Order(
         run_dir=Path(run_dir), recipe=recipe, overrides=overrides, minutes=minutes, device=device
@@ -299,10 +301,16 @@ def _corpus_digest(folder: Path, corpus: Corpus) -> str:
     return hashlib.sha256(songs.encode()).hexdigest()
 
 
-def _tokenizer(model: Path | None) -> TextTokenizer:
-    """Return the tokenizer beside a model, or the one of bytes."""
+def _tokenizer(model: Path | None, wanted: Path | None, inputs: dict[str, str]) -> TextTokenizer:
+    """Return the tokenizer asked for, the one beside a model, or the one of bytes."""
     if model is None:
-        return TextTokenizer.bytes()
+        if wanted is None:
+            return TextTokenizer.bytes()
+        loaded = TextTokenizer.load(wanted)
+        inputs["tokenizer"] = sha256_file(wanted)
+        return loaded
+    if wanted is not None:
+        raise ConfigError("--tokenizer is for a model that starts from nothing: --init has its own")
     for path in (Path(model) / "tokenizer.json", Path(model).parent / "tokenizer.json"):
         if path.is_file():
             return TextTokenizer.load(path)
