@@ -317,9 +317,16 @@ class BackboneTask(Task):
         return values
 
     def compile(self) -> None:
-        """Compile each layer: the lengths of batches differ, and only layers are worth it."""
-        for layer in self.backbone.layers:
-            layer.compile(dynamic=True)
+        """Compile each layer: the lengths of batches differ, and only layers are worth it.
+
+        Layers that are watched stay as they are: compiled ones cannot be looked into.
+        """
+        task = self.run.task
+        watched = {*(task.alignment_layers if task.alignment else ())}
+        watched |= {task.lessons_layer} if task.lessons else set()
+        for index, layer in enumerate(self.backbone.layers):
+            if index not in watched:
+                layer.compile(dynamic=True)
 
     def export(self, folder: Path) -> Path:
         if self.tuning is not None:

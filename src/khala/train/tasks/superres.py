@@ -378,9 +378,13 @@ class SuperResTask(Task):
         }
 
     def compile(self) -> None:
-        """Compile each layer: the lengths of batches differ, and only layers are worth it."""
-        for layer in self.superres.layers:
-            layer.compile(dynamic=True)
+        """Compile each layer: the lengths of batches differ, and only layers are worth it.
+
+        A layer that is watched stays as it is: compiled ones cannot be looked into.
+        """
+        for index, layer in enumerate(self.superres.layers):
+            if not (self.run.task.lessons and index == self.run.task.lessons_layer):
+                layer.compile(dynamic=True)
 
     def export(self, folder: Path) -> Path:
         if self.tuning is not None:
