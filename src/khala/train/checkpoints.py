@@ -189,7 +189,7 @@ def load_newest(state: TrainState, say: Callable[[str], None]) -> bool:
 
 
 def _tensors(state: TrainState) -> dict[str, Tensor]:
-    """Return copies of everything a run is made of, this process's parts of what is sharded.
+    """Return copies on the CPU of all a run is made of, of what is sharded this process's parts.
 
     Frozen parameters are not: a run starts with them again, from the model it was begun with.
     """
@@ -201,7 +201,7 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
         "extra": state.task.extra_state(),
     }
     return {
-        f"{part}.{name}": tensor.detach().clone().contiguous()
+        f"{part}.{name}": tensor.detach().to("cpu", copy=True).contiguous()
         for part, tensors in parts.items()
         for name, tensor in tensors.items()
     }
