@@ -77,7 +77,7 @@ def killed(codes: Path, folder: Path, num_kills: int, seed: int) -> dict[str, ob
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=1500,
+        timeout=7000,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -93,13 +93,14 @@ def test_killed_at_ten_random_moments(tmp_path: Path, codes_dir: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_killed_at_a_hundred_random_moments(
-    tmp_path: Path, codes_dir: Path, record_property: Callable[[str, object], None]
+    tmp_path: Path, codes_dir: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     """Also while a checkpoint is being written."""
     found = killed(codes_dir, tmp_path / "runs", 100, seed=2)
     assert found["kills"] == 100
     assert found["wrong"] == []
     assert int(str(found["writing"])) > 0, "no kill met a checkpoint half written"
-    record_property("steps at which it was killed", found["steps"])
-    record_property("kills that met a checkpoint half written", found["writing"])
+    record_testsuite_property("steps at which it was killed", found["steps"])
+    record_testsuite_property("kills that met a checkpoint half written", found["writing"])

@@ -145,7 +145,7 @@ def test_songs_that_do_not_fit_are_counted_out_loud(codes_dir: Path) -> None:
     run = backbone_debug()
     run = replace(run, task=replace(run.task, max_duration_s=0.5))
     said: list[str] = []
-    with pytest.raises(ConfigError, match="no example"):
+    with pytest.raises(ConfigError, match="none of 8 train songs is short enough"):
         BackboneTask(run, open_codes(codes_dir), TextTokenizer.bytes(), say=said.append)
     assert said == ["8 of 8 songs are too long and left out"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -126,3 +127,23 @@ def test_a_tokenizer_of_ones_own(tmp_path: Path, codes_dir: Path) -> None:
         train_backbone(codes_dir, tmp_path / "c", "debug", short, tokenizer=tmp_path / "none")
     with pytest.raises(ConfigError, match=r"begun with another inputs\.tokenizer"):
         train_backbone(codes_dir, tmp_path / "a", "debug", short)
+
+
+def test_a_disk_that_is_full_is_one_line(tmp_path: Path, codes_dir: Path) -> None:
+    """Checkpoints are written by a library in a thread: its tracebacks tell nobody what to do."""
+    words = ["--codes", str(codes_dir), "--out", str(tmp_path / "run"), "--set=train.num_steps=2"]
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    made = subprocess.run(
+        [sys.executable, "-m", "khala", "train", "backbone", "debug", *words],
+        capture_output=True, text=True, preexec_fn=small_files, check=False,
+    )  # fmt: skip
+    assert made.returncode != 0
+    assert "Traceback" not in made.stderr
+    last = made.stderr.strip().splitlines()[-1]
+    assert last.startswith("khala: error: ")
+    assert "step-0000002" in last
+    assert "file too large" in last
+    assert list_checkpoints(tmp_path / "run") == []

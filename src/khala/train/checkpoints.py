@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -125,7 +126,10 @@ def _write(
         writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that one process saves alone is meant
-            save(tensors, storage_writer=writer, process_group=group, no_dist=ranks.num == 1)
+            try:
+                save(tensors, storage_writer=writer, process_group=group, no_dist=ranks.num == 1)
+            except CheckpointException as error:  # no Exception: nobody else would catch it
+                raise _cause(error, final) from None
         _meet(ranks, group)
         if ranks.is_first:
             _seal(temporary, document)
@@ -139,6 +143,14 @@ def _write(
         for old in list_checkpoints(final.parent.parent)[:-num_kept]:
             shutil.rmtree(old)
     _meet(ranks, group)
+
+
+def _cause(error: CheckpointException, path: Path) -> OSError:
+    """Return why the first process that failed could not write a checkpoint."""
+    cause = next(iter(error.failures.values()))[0]
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return OSError(cause.errno, os.strerror(cause.errno), str(path))
+    return OSError(f"{path} cannot be written: {cause}")
 
 
 def _seal(folder: Path, document: dict[str, Any]) -> None:

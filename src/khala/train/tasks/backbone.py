@@ -164,6 +164,12 @@ class BackboneTask(Task):
         chosen = [i for i, length in enumerate(lengths) if length is not None]
         if len(chosen) < len(train):
             say(f"{len(train) - len(chosen)} of {len(train)} songs are too long and left out")
+        if not chosen:
+            raise ConfigError(
+                f"none of {len(train)} train songs is short enough, prompt and 2 tokens a frame: "
+                f"max_positions={run.model.max_positions}, "
+                f"task.tokens_per_batch={run.task.tokens_per_batch}"
+            )
         self.examples = [train[i] for i in chosen]
         self.prompts = self._prompts(self.examples)
         self.model: nn.Module = self.backbone
