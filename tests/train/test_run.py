@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from khala.errors import CheckpointError, ConfigError
 from khala.superres import SuperResolution
 from khala.tokens import TextTokenizer
 from khala.train.checkpoints import list_checkpoints
+from khala.train.hooks import read_log
 from khala.train.run import train_backbone, train_superres
 
 SMALL = ["train.num_steps=6", "train.log_every=1", "task.num_valid_songs=1"]
@@ -147,3 +150,21 @@ def test_a_disk_that_is_full_is_one_line(tmp_path: Path, codes_dir: Path) -> Non
     assert "step-0000002" in last
     assert "file too large" in last
     assert list_checkpoints(tmp_path / "run") == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("make", [train_backbone, train_superres])
+def test_compiled_layers_train_the_same_model(
+    tmp_path: Path, codes_dir: Path, make: Callable[..., Path]
+) -> None:
+    """A switch for speed must not be another experiment, nor end a run that is told more."""
+    told = ["task.lessons=0.3", "task.lessons_layer=1", "train.num_steps=4", "train.log_every=1"]
+    make(codes_dir, tmp_path / "eager", "debug", told)
+    make(codes_dir, tmp_path / "compiled", "debug", [*told, "train.compile=true"])
+    eager, compiled = (
+        [line["loss"] for line in read_log(tmp_path / name) if "valid" not in line]
+        for name in ("eager", "compiled")
+    )
+    assert compiled == pytest.approx(eager, rel=1e-3)
