@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--no-training", action="store_true", help="measure what is there")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
-    console = Console()
+    console = Console(width=170)
     curves: dict[str, dict[str, list[dict[str, float]]]] = {}
     for seed in range(args.seeds):
         for arm, (short, overrides) in ARMS.items():
