@@ -78,8 +78,8 @@ def keep(found: dict[float, list[list[float]]], args: argparse.Namespace, consol
     result: dict[str, Any] = report.circumstances("prefix", {}) | {
         "command": f"python benchmarks/bench_prefix.py --steps {args.steps} --seeds {args.seeds}",
         "runs": {names[share]: runs for share, runs in found.items()},
-        "tables": [report.table("Mel distance of held-out crops decoded from k levels", columns, rows)],
-    }  # fmt: skip
+        "tables": [report.table("Mel distance of held-out crops from k levels", columns, rows)],
+    }
     report.print_result(console, result)
     report.write_result(args.out / "prefix.json", result)
     series = {

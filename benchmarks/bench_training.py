@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ import torch
 from rich.console import Console
 
 from khala import recipes
-from khala.corpus import Corpus, CorpusSong, PreparedSong, open_codes, write_codes
+from khala.corpus import CodesDataset, CodesExample, Corpus, CorpusSong, HeldCodes
 from khala.errors import ConfigError
 from khala.evals import report
 from khala.recipes import apply_overrides
@@ -150,7 +149,7 @@ def measure(args: argparse.Namespace, kind: str, settings: list[str]) -> dict[st
     gc.collect()
     before = memory(device)
     with tempfile.TemporaryDirectory() as folder:
-        task = task_of(kind, run, Path(folder))
+        task = task_of(kind, run)
         state = resume_or_start(task, run.train, Path(folder) / "run", args.device, lambda _: None)
         # past what happens once: the fit of a codec's codebooks
         state.step = first = run.train.num_steps // 2
@@ -175,7 +174,7 @@ def measure(args: argparse.Namespace, kind: str, settings: list[str]) -> dict[st
     }
 
 
-def task_of(kind: str, run: Any, folder: Path) -> Task:
+def task_of(kind: str, run: Any) -> Task:
     """Return a task on random songs as long as the model takes."""
     if kind == "codec":
         return CodecTask(run.task, noise(), seed=0, num_parts=run.train.num_parts, train=run.train)
@@ -186,20 +185,17 @@ def task_of(kind: str, run: Any, folder: Path) -> Task:
     size = run.task.tokens_per_batch if kind == "backbone" else run.task.positions_per_batch
     num_frames = (min(size, run.model.max_positions) - prompt) // per_frame
 
-    def songs(_: int) -> Iterator[PreparedSong]:
-        draw = np.random.default_rng(0)
-        for index in range(NUM_SONGS):
-            song = CorpusSong(
-                id=str(index), split="train", duration_s=num_frames / 21.5, tags=("noise",),
-                description="Noise.", lyrics=LYRICS, instrumental=False, language="en",
-                audio={"mix": folder / str(index)}, truth_path=None,
-            )  # fmt: skip
-            codes_QT = draw.integers(0, 1024, (64, num_frames))
-            yield PreparedSong(song=song, codes_QT=codes_QT, duration_s=song.duration_s)
-
-    plan = {"codec": "noise", "num_levels": 64, "codebook_size": 1024, "num_shards": 1}
-    write_codes(folder / "codes", plan, songs, num_songs=NUM_SONGS)
-    return make(run, open_codes(folder / "codes"), tokenizer)  # type: ignore[no-any-return]
+    draw = np.random.default_rng(0)
+    songs = [
+        CodesExample(
+            id=str(index), split="train", tags=("noise",), description="Noise.", lyrics=LYRICS,
+            codes=HeldCodes(draw.integers(0, 1024, (64, num_frames), dtype=np.uint16)),
+            instrumental=False, language="en", duration_s=num_frames / 21.5, truth_path=None,
+        )
+        for index in range(NUM_SONGS)
+    ]  # fmt: skip
+    codes = CodesDataset(songs, num_levels=64, codebook_size=1024, codec_digest="", digest="")
+    return make(run, codes, tokenizer)  # type: ignore[no-any-return]
 
 
 def noise() -> Corpus:
