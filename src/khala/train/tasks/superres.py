@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -147,6 +148,14 @@ def _started(run: SuperResRun, start: Backbone | SuperResolution | None) -> Supe
     return model
 
 
+def _level_ends(run: SuperResRun) -> NDArray[np.float64]:
+    """Return where the chance of each fine level ends in [0, 1)."""
+    targets = np.arange(COARSE_LEVELS, run.model.layout.num_levels, dtype=np.float64)
+    chances = np.array(run.task.level_chances or targets**-run.task.level_power)
+    ends: NDArray[np.float64] = np.cumsum(chances / chances.sum())
+    return ends
+
+
 class SuperResTask(Task):
     """Fine levels of prepared songs."""
 
@@ -224,9 +233,7 @@ class SuperResTask(Task):
             max_tokens=run.task.positions_per_batch,
             seed=run.train.seed,
         )
-        targets = np.arange(COARSE_LEVELS, num_levels, dtype=np.float64)
-        chances = np.array(run.task.level_chances or targets**-run.task.level_power)
-        self._level_ends = np.cumsum(chances / chances.sum())
+        self._level_ends = _level_ends(run)
         self.valid = {
             split: first_fitting(
                 self._prompts(codes.split(split)), run.task.num_valid_songs,
