@@ -61,7 +61,7 @@ class AdversaryConfig:
     """Length of the balanced gradient of one decoded waveform, were all terms to agree."""
 
     balance_decay: float = 0.999
-    """Of the running means of the terms' gradients, per batch."""
+    """Of the running means of the terms' gradients, per step."""
 
     lr: float = 3e-4
     """The discriminator's peak learning rate; it follows the schedule of the run."""
