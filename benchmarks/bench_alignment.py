@@ -201,7 +201,9 @@ def draw(path: Path, curves: dict[str, dict[str, list[dict[str, float]]]]) -> No
                     )
                     for points in zip(*runs.values(), strict=False)
                 ]
-        panels.append(plots.Panel(title=title, x_label="million tokens read", series=series))
+        panels.append(
+            plots.Panel(title=title, x_label="million tokens read", series=series, is_log=False)
+        )
     plots.save_curves(path, panels, on_message=lambda _: None)
 
 

@@ -194,16 +194,26 @@ def _with_interval(values: list[float]) -> str:
 
 
 def draw(path: Path, runs: list[Run], console: Console) -> None:
-    """Draw Task 1's loss over the steps: the mean of an arm's seeds."""
-    series: Mapping[str, list[tuple[float, float]]] = {
-        name: [
-            (float(steps[0][0]), float(np.mean([step[1] for step in steps])))
-            for steps in zip(*(run.curve for run in runs if run.arm == name), strict=False)
-        ]
-        for name in dict.fromkeys(run.arm for run in runs)
-    }
-    panel = plots.Panel(title="Task 1, nats (training batches)", x_label="step", series=series)
-    plots.save_curves(path, [panel], on_message=console.print)
+    """Draw Task 1's loss over the steps, as means of an arm's seeds.
+
+    One panel for arms that draw their levels alike, one for those that do not: a batch of high
+    levels costs more, whatever was learned.
+    """
+    panels = []
+    for title, is_shown in (
+        ("Task 1, nats, same levels drawn", lambda name: "levels" not in name),
+        ("Task 1, nats, other levels drawn", lambda name: "levels" in name),
+    ):
+        series: Mapping[str, list[tuple[float, float]]] = {
+            name: [
+                (float(steps[0][0]), float(np.mean([step[1] for step in steps])))
+                for steps in zip(*(run.curve for run in runs if run.arm == name), strict=False)
+            ]
+            for name in dict.fromkeys(run.arm for run in runs)
+            if is_shown(name)
+        }
+        panels.append(plots.Panel(title=title, x_label="step", series=series, is_log=False))
+    plots.save_curves(path, panels, on_message=console.print)
 
 
 if __name__ == "__main__":
