@@ -39,6 +39,7 @@ SKIPPED = (
     ("_extra_state", "state of the training library's layers, no weights"),
     ("rng_state", "state of random numbers"),
     ("/rng", "state of random numbers"),
+    ("inv_freq", "computed from rope_base"),
 )
 
 

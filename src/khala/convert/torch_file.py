@@ -227,6 +227,7 @@ class _Tensors:
         """Return what a pickle of torch.save may call."""
         return {
             "collections.OrderedDict": lambda *items: dict(*items),
+            "collections.defaultdict": lambda *_: {},
             "torch.Size": tuple,
             "torch._utils._rebuild_tensor_v2": self.tensor,
             "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
