@@ -57,7 +57,7 @@ def compare(source: Source) -> list[Fact]:
 
 def _facts(part: Part) -> list[Fact]:
     numbers = sorted({str(one.dtype).removeprefix("torch.") for one in part.tensors})
-    facts = [("numbers on disk", None, ", ".join(numbers))]
+    facts: list[tuple[str, Any, Any]] = [("numbers on disk", None, ", ".join(numbers))]
     used = {name for one in part.tensors for name in one.sources}
     facts.append(("files with weights", None, len(part.files)))
     facts.append(("entries skipped", None, len(part.skipped)))
