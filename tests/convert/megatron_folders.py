@@ -153,9 +153,7 @@ class Cutter(DefaultSavePlanner):
                     size=tensor.size(),
                 )
                 index = MetadataIndex(item.index.fqn, offsets, number)
-                pieces.append(
-                    WriteItem(index=index, type=WriteItemType.SHARD, tensor_data=data)
-                )
+                pieces.append(WriteItem(index=index, type=WriteItemType.SHARD, tensor_data=data))
         return pieces
 
     def resolve_data(self, write_item: WriteItem) -> Any:
@@ -163,9 +161,7 @@ class Cutter(DefaultSavePlanner):
             return super().resolve_data(write_item)
         assert write_item.tensor_data is not None
         chunk = write_item.tensor_data.chunk
-        where = tuple(
-            slice(at, at + n) for at, n in zip(chunk.offsets, chunk.sizes, strict=True)
-        )
+        where = tuple(slice(at, at + n) for at, n in zip(chunk.offsets, chunk.sizes, strict=True))
         return self.state_dict[write_item.index.fqn][where].clone()
 
 
