@@ -61,7 +61,7 @@ def convert(
 ) -> dict[str, str]:
     """Write what a source holds as a model folder; return "written" or "kept" for each part.
 
-    Memory stays below a few blocks of 32 MB, whatever the size of the models.
+    Tensors are read and written in blocks of some MB, so memory does not grow with the models.
 
     Args:
         source: what `khala.convert.published.look` found.

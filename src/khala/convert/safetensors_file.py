@@ -21,7 +21,7 @@ from khala.errors import CheckpointError
 
 __all__ = ["BLOCK_BYTES", "find_tensors", "num_bytes", "write_tensors"]
 
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 8 << 20
 """Numbers that are read, cast and written at once."""
 
 MAX_HEADER_BYTES = 100 << 20
