@@ -385,8 +385,9 @@ from khala.convert.published import look
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
+source = look(Path(sys.argv[1]))
 before = peak()
-convert(look(Path(sys.argv[1])), Path(sys.argv[2]))
+convert(source, Path(sys.argv[2]))
 print(peak() - before, peak())
 """
 
@@ -422,7 +423,7 @@ def test_memory_stays_small(layout: str, tmp_path: Path) -> None:
     output = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     grown, peak = map(int, output.split())
     assert largest == BACKBONE_ROWS * 256 * 4
-    assert grown < 1e8, "two tensors of 134 MB were converted"
+    assert grown < 7e7, "two tensors of 134 MB were converted"
     assert peak < 1.5 * largest + 500e6
     made = find_tensors(tmp_path / "out" / "backbone" / "model.safetensors")
     for name, wanted in plain.items():
