@@ -399,7 +399,9 @@ sys.exit(subprocess.run([sys.executable, "-c", *sys.argv[1:]]).returncode)
 """A process begins with the peak of the one that started it, and pytest's is large."""
 
 
-@pytest.mark.parametrize("layout", ["chunks", "safetensors"])
+@pytest.mark.parametrize(
+    "layout", ["chunks", pytest.param("safetensors", marks=pytest.mark.slow)]
+)
 def test_memory_stays_small(layout: str, tmp_path: Path) -> None:
     """The largest tensors of the real weights would not fit twice on a small computer."""
     from safetensors.torch import save_file
@@ -423,7 +425,7 @@ def test_memory_stays_small(layout: str, tmp_path: Path) -> None:
     output = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     grown, peak = map(int, output.split())
     assert largest == BACKBONE_ROWS * 256 * 4
-    assert grown < 7e7, "two tensors of 134 MB were converted"
+    assert grown < 1e8, "two tensors of 134 MB were converted"
     assert peak < 1.5 * largest + 500e6
     made = find_tensors(tmp_path / "out" / "backbone" / "model.safetensors")
     for name, wanted in plain.items():
