@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -17,7 +18,7 @@ from megatron_folders import TRUNK, plain_weights, save_folder, to_megatron
 from published_folders import BACKBONE_ROWS, SUPERRES_ROWS, as_copied, as_published
 
 from khala import checkpoint
-from khala.backbone import Backbone
+from khala.backbone import Backbone, BackboneConfig
 from khala.cli import main
 from khala.convert import conversion
 from khala.convert.published import look
@@ -376,6 +377,24 @@ def test_without_arguments_the_published_head_width_is_said(tmp_path: Path) -> N
         look(tmp_path)
 
 
+class Stranger:
+    """A class of somebody's training program."""
+
+
+def test_arguments_that_cannot_be_read_are_said(tmp_path: Path) -> None:
+    """Megatron keeps more than arguments beside its weights; what is strange is never run."""
+    folder = tmp_path / "backbone"
+    trunk = dataclasses.replace(TRUNK, num_layers=1, num_heads=2, num_kv_heads=1, head_width=64)
+    state = to_megatron(plain_weights(BACKBONE_ROWS, trunk=trunk), trunk=trunk)
+    save_folder(folder, state)
+    torch.save({"args": Stranger()}, folder / "common.pt")
+    part = look(tmp_path).parts["backbone"]
+    assert isinstance(part.config, BackboneConfig)
+    assert part.config.trunk == trunk
+    assert any("Stranger" in note and "not used" in note for note in part.notes)
+    assert any("64 channels, as in the published models, makes 2 heads" in n for n in part.notes)
+
+
 MEASURED = """
 import resource, sys
 from pathlib import Path
@@ -399,9 +418,7 @@ sys.exit(subprocess.run([sys.executable, "-c", *sys.argv[1:]]).returncode)
 """A process begins with the peak of the one that started it, and pytest's is large."""
 
 
-@pytest.mark.parametrize(
-    "layout", ["chunks", pytest.param("safetensors", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("layout", ["chunks", pytest.param("safetensors", marks=pytest.mark.slow)])
 def test_memory_stays_small(layout: str, tmp_path: Path) -> None:
     """The largest tensors of the real weights would not fit twice on a small computer."""
     from safetensors.torch import save_file

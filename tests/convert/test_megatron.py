@@ -108,6 +108,7 @@ def test_integers_are_no_weights(tmp_path: Path) -> None:
         ({"kv_channels": 5}, "not a whole number of parts of 5"),
         ({"ffn_hidden_size": 40}, "ffn_hidden_size is 40, and the tensors have 20"),
         ({"padded_vocab_size": 32}, "padded_vocab_size is 32, and the tensors have 31"),
+        ({"group_query_attention": False}, "2 key heads for 6 heads"),
         ({"swiglu": False}, "swiglu is False, and only True"),
         ({"normalization": "LayerNorm"}, "normalization is 'LayerNorm'"),
         ({"position_embedding_type": "learned_absolute"}, "position_embedding_type"),

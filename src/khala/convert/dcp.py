@@ -132,6 +132,8 @@ def read_distributed(folder: Path) -> DistributedCheckpoint:
     skipped: dict[str, str] = {}
     files = set()
     for name, entry in described.items():
+        if not isinstance(name, str) or not isinstance(entry, Record):
+            raise CheckpointError(f"{folder / '.metadata'} is damaged: entry {name!r}")
         why = why_skipped(name)
         if why is None and entry.name.endswith(".BytesStorageMetadata"):
             why = "bytes, no tensor"

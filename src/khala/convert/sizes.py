@@ -117,12 +117,12 @@ def _compare(
     source: str,
 ) -> None:
     """Raise CheckpointError for the first argument that contradicts the tensors."""
-    groups = "num_query_groups" if args.get("group_query_attention", True) else ""
+    is_grouped = args.get("group_query_attention", True)
     found = {
         "hidden_size": sizes.width,
         "num_layers": sizes.num_layers,
         "num_attention_heads": sizes.query_width // head_width,
-        groups: num_kv_heads,
+        "num_query_groups": num_kv_heads if is_grouped else args.get("num_query_groups"),
         "kv_channels": head_width,
         "ffn_hidden_size": sizes.ffn_width,
         "padded_vocab_size": sizes.num_rows,
@@ -131,6 +131,11 @@ def _compare(
         said = args.get(name)
         if said is not None and said != value:
             raise CheckpointError(f"{source}: {name} is {said}, and the tensors have {value}")
+    if not is_grouped and num_kv_heads != num_heads:
+        raise CheckpointError(
+            f"{source}: group_query_attention is False, and the tensors have {num_kv_heads} key "
+            f"heads for {num_heads} heads"
+        )
     if num_heads * head_width != sizes.query_width:
         raise CheckpointError(
             f"{source}: {num_heads} heads of {head_width} channels, and the tensors have "
