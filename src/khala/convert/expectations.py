@@ -59,7 +59,7 @@ def _facts(part: Part) -> list[Fact]:
     numbers = sorted({str(one.dtype).removeprefix("torch.") for one in part.tensors})
     facts: list[tuple[str, Any, Any]] = [("numbers on disk", None, ", ".join(numbers))]
     used = {name for one in part.tensors for name in one.sources}
-    facts.append(("files with weights", None, len(part.files)))
+    facts.append(("files", None, len(part.files)))
     facts.append(("entries skipped", None, len(part.skipped)))
     config = part.config
     if isinstance(config, CodecConfig):
