@@ -23,7 +23,7 @@ from khala.convert.stored import PlainTensor, StoredTensor
 from khala.convert.torch_file import FileTensor
 from khala.errors import CheckpointError, ConfigError
 
-__all__ = ["check_copies", "codec_config", "codec_tensors", "split_codec"]
+__all__ = ["GENERATOR", "check_copies", "codec_config", "codec_tensors", "split_codec"]
 
 GENERATOR = "generator."
 TABLE = re.compile(r"quantizer\.vq_layer_(\d+)\._codebook\.embed")

@@ -14,6 +14,7 @@ name, a shape and a place until it is read.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,13 @@ from pathlib import Path
 from khala.backbone import BackboneConfig
 from khala.codec.config import CodecConfig
 from khala.convert.arguments import find_arguments
-from khala.convert.codec import check_copies, codec_config, codec_tensors, split_codec
+from khala.convert.codec import (
+    GENERATOR,
+    check_copies,
+    codec_config,
+    codec_tensors,
+    split_codec,
+)
 from khala.convert.converted import plain_sizes, plain_tensors
 from khala.convert.dcp import read_distributed, why_skipped
 from khala.convert.megatron import is_megatron, megatron_sizes, megatron_tensors
@@ -232,9 +239,18 @@ def _codec(path: Path) -> Part:
     config = codec_config(stored, source=str(path))
     tensors = codec_tensors(stored, config, source=str(path))
     copies = check_copies(stored, source=str(path))
+    entries = len([name for name in found if name.startswith(GENERATOR)])
+    if entries:
+        copies = [GENERATOR + name for name in copies]
+        tensors = [
+            dataclasses.replace(one, sources=tuple(GENERATOR + name for name in one.sources))
+            for one in tensors
+        ]
     skipped |= dict.fromkeys(copies, "a copy of a codebook, equal to it")
-    entries = len([name for name in found if name.startswith("generator.")]) or len(found)
-    notes = (f"{entries} entries of the codec", "always stored in float32: codes depend on it")
+    notes = (
+        f"{entries or len(found)} entries of the codec",
+        "always stored in float32: codes depend on it",
+    )
     return Part(
         kind="codec",
         source=path,
