@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import sys
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -176,4 +178,20 @@ def test_metadata_that_lies(tmp_path: Path) -> None:
         folder = save_folder(tmp_path / str(number), weights(), cut=True)
         change_metadata(folder, change)
         with pytest.raises(CheckpointError, match=message):
+            read_distributed(folder)
+
+
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp"])
+def test_flipped_bits_are_an_error_and_never_another(tmp_path: Path, name: str) -> None:
+    """A damaged download is one line, whatever the damage makes of it."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(Path(__file__).parents[1] / "goldens" / "dcp_tiny", folder)
+    whole = (folder / name).read_bytes()
+    for seed in range(150):
+        generator = torch.Generator().manual_seed(seed)
+        data = bytearray(whole)
+        for at in torch.randint(len(data), (1 + seed % 3,), generator=generator).tolist():
+            data[at] ^= 1 << int(torch.randint(8, (1,), generator=generator))
+        (folder / name).write_bytes(data)
+        with suppress(CheckpointError):
             read_distributed(folder)

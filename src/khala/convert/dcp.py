@@ -215,6 +215,9 @@ def _tensor(
         shape = tuple(state["size"])
         dtype = DTYPES.get(kind.text) if isinstance(kind, Name) else None
         boxes = {tuple(c.state["offsets"]): tuple(c.state["sizes"]) for c in state["chunks"]}
+        numbers = [number for box in (*boxes.items(), (shape,)) for side in box for number in side]
+        if not all(type(number) is int for number in numbers):
+            raise TypeError("a size that is no integer")
     except (AttributeError, KeyError, TypeError, IndexError) as error:
         raise CheckpointError(f"{where} is described in a way that is not known") from error
     if dtype is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["FileTensor", "find_state_dict", "not_called", "read_state_dict", "read_torch_file"]
 
 T = TypeVar("T")
+DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, EOFError, OSError)
+"""What reading a damaged archive may raise; names that are no UTF-8 are a ValueError."""
 
 MAX_PICKLE_BYTES = 256 << 20
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -113,7 +116,7 @@ def read_torch_file(
                 entries, data, order = _contents(path, archive)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no file {path}") from error
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
+    except DAMAGE as error:
         raise CheckpointError(
             f"{path} is damaged, or was written by a torch before 1.6: {error}"
         ) from error
