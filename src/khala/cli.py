@@ -32,6 +32,7 @@ COMMANDS = (
     ("redraw", "draw the fine levels of prepared songs, for a decoder to learn from", "redraw"),
     ("train", "train a codec, a backbone or a super-resolution model", "train"),
     ("assemble", "put three trained models into one model folder", "assemble"),
+    ("convert", "turn published weights into a model folder", "convert"),
     ("eval", "measure quality on held-out songs, with peers", "evaluate"),
     ("doctor", "say what this computer can run", "doctor"),
 )

@@ -14,7 +14,7 @@ from typing import Any
 
 from khala.errors import CheckpointError
 
-__all__ = ["Record", "read_pickle"]
+__all__ = ["Name", "Record", "read_pickle"]
 
 MAX_STEPS = 20_000_000
 """A checkpoint of a hundred thousand tensors has some millions."""

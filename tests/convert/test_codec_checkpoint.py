@@ -1,0 +1,105 @@
+"""The codec's training checkpoint becomes our codec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from published_folders import CODEC, lightning_codec
+
+from khala.codec import Codec, CodecConfig, ConvConfig
+from khala.convert.codec import codec_config, codec_tensors, split_codec
+from khala.convert.conversion import convert
+from khala.convert.published import look
+from khala.errors import CheckpointError
+
+
+def write(folder: Path, state: dict[str, Any] | None = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    torch.save(state or lightning_codec(), folder / "dac_rvq_1.ckpt")
+    return folder
+
+
+def test_the_codec_alone_is_converted_and_codes_the_same(tmp_path: Path) -> None:
+    """A codebook in another's place would play noise from good codes."""
+    source = look(write(tmp_path / "in"))
+    assert source.missing == ("backbone", "superres", "tokenizer.json")
+    part = source.parts["codec"]
+    assert part.config == CODEC
+    assert len(part.skipped) == 1 + 64 * 4
+    convert(source, tmp_path / "out", dtype=torch.float16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        ours = Codec(CODEC).eval()
+    loaded = Codec.from_pretrained(tmp_path / "out")
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    wave = torch.randn(1, 2, 3 * 2048, generator=torch.Generator().manual_seed(1))
+    codes = loaded.encode(wave)
+    assert torch.equal(codes, ours.encode(wave))
+    assert torch.equal(loaded.decode(codes), ours.decode(codes))
+
+
+def test_the_released_codec_has_558_entries() -> None:
+    """A list that is short by one tensor would be a codec short by one."""
+    with torch.device("meta"):
+        state = Codec(CodecConfig(conv=ConvConfig())).state_dict()
+    assert len(state) - 1 + 64 * 5 == 558
+
+
+def test_a_copy_of_a_codebook_that_differs(tmp_path: Path) -> None:
+    """Of two different codebooks for one level nobody can say which the codes are from."""
+    state = lightning_codec()
+    state["state_dict"]["generator.quantizer.embed_7"] = torch.zeros(1024, 4)
+    with pytest.raises(CheckpointError, match=r"embed_7 and .*vq_layer_7.* must be equal"):
+        look(write(tmp_path, state))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("encoder.block.2.block.3.alpha", None, r"block\.3\.alpha \(1, 4, 1\) is missing"),
+        ("decoder.model.6.bias", (3,), r"decoder\.model\.6\.bias is .*\(3,\), not \(2,\)"),
+        ("decoder.model.9.bias", (2,), r"decoder\.model\.9\.bias \(2,\) is not part"),
+        ("encoder.block.0.weight_v", None, r"encoder\.block\.0\.weight_v is missing"),
+        ("quantizer.vq_layer_9._codebook.embed", None, r"vq_layer_63|vq_layer_9"),
+        ("quantizer.vq_layer_3._codebook.embed", (1024, 5), r"vq_layer_3.*\(1024, 5\)"),
+        ("encoder.block.1.block.4.weight_v", (4, 2, 10), "holds no codec of the published kind"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(
+    tmp_path: Path, name: str, shape: tuple[int, ...] | None, message: str
+) -> None:
+    """Each deviation is one line that names the tensor."""
+    state = lightning_codec()
+    if shape is None:
+        del state["state_dict"][f"generator.{name}"]
+    else:
+        state["state_dict"][f"generator.{name}"] = torch.zeros(shape)
+    with pytest.raises(CheckpointError, match=message):
+        look(write(tmp_path, state))
+
+
+class Stranger:
+    """A class of somebody's training program."""
+
+
+def test_strange_classes_in_the_checkpoint_are_refused(tmp_path: Path) -> None:
+    """A checkpoint that wants to run its own classes is refused by name, and nothing is run."""
+    state = lightning_codec()
+    state["callbacks"] = Stranger()
+    with pytest.raises(CheckpointError, match=r"test_codec_checkpoint\.Stranger"):
+        look(write(tmp_path, state))
+
+
+def test_an_empty_source_has_no_codec() -> None:
+    """Files without one level are not a codec of zero levels."""
+    with pytest.raises(CheckpointError, match="missing"):
+        codec_config({}, source="here")
+    tensors, skipped = split_codec({})
+    assert not tensors
+    assert not skipped
+    with pytest.raises(CheckpointError, match="missing"):
+        codec_tensors({}, CODEC, source="here")
