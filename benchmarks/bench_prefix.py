@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from scipy.stats import t
 
 from khala.evals import plots, report
+from khala.evals.tables import with_interval
 from khala.train.hooks import read_log
 from khala.train.run import train_codec
 
@@ -69,10 +69,8 @@ def keep(found: dict[float, list[list[float]]], args: argparse.Namespace, consol
         row: list[report.Cell] = [names[share], len(runs)]
         for place in range(len(DEPTHS)):
             row.append(float(np.mean([run[place] for run in runs])))
-            pairs = zip(runs, found[SHARES[0]], strict=False)
-            row.append(
-                None if share == SHARES[0] else interval([a[place] - b[place] for a, b in pairs])
-            )
+            apart = [a[place] - b[place] for a, b in zip(runs, found[SHARES[0]], strict=False)]
+            row.append(None if share == SHARES[0] else with_interval(apart, digits=4))
         rows.append(row)
     columns = ["", "seeds", *(name for k in DEPTHS for name in (f"k={k}", "minus whole"))]
     result: dict[str, Any] = report.circumstances("prefix", {}) | {
@@ -91,15 +89,6 @@ def keep(found: dict[float, list[list[float]]], args: argparse.Namespace, consol
     }
     panel = plots.Panel(title="Mel distance, held-out crops", x_label="levels", series=series)
     plots.save_curves(args.out / "prefix.png", [panel], on_message=console.print)
-
-
-def interval(values: list[float]) -> str:
-    """Return a mean with its 95 % interval, where there is more than one seed."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return f"{mean:+.4f}"
-    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return f"{mean:+.4f} ±{float(t.ppf(0.975, len(values) - 1)) * spread:.4f}"
 
 
 if __name__ == "__main__":

@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from scipy.stats import t
 
 from khala.checkpoint import resolve_part
 from khala.corpus import open_codes
 from khala.evals import plots, report
 from khala.evals.completion import run_superres_eval
 from khala.evals.ngrams import Unigram
+from khala.evals.tables import with_interval
 from khala.infer.assemble import assemble_model
 from khala.tokens import COARSE_LEVELS
 from khala.train.hooks import read_log
@@ -163,7 +163,7 @@ def summary(runs: list[Run], arguments: argparse.Namespace) -> dict[str, Any]:
         for measured in MEASURED:
             row.append(float(np.mean([getattr(run, measured) for run in of])))
             apart = [getattr(run, measured) - getattr(base[run.seed], measured) for run in of]
-            row.append(None if name == BASE else _with_interval(apart))
+            row.append(None if name == BASE else with_interval(apart))
         rows.append(row)
     columns = ["arm", "seeds"]
     for measured in MEASURED:
@@ -182,15 +182,6 @@ def summary(runs: list[Run], arguments: argparse.Namespace) -> dict[str, Any]:
             "completed from their true coarse codes; intervals are over seeds, paired"
         ],
     }
-
-
-def _with_interval(values: list[float]) -> str:
-    """Write a mean, and half its 95 % interval where there are several values."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return f"{mean:+.3f}"
-    half = float(t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return f"{mean:+.3f} ±{half:.3f}"
 
 
 def draw(path: Path, runs: list[Run], console: Console) -> None:

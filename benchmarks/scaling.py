@@ -130,31 +130,30 @@ def layer_bytes(config: TrunkConfig, *, fused_norms: bool = True) -> int:
 
 def backbone() -> Model:
     """Return the full backbone."""
-    run: BackboneRun = backbone_full()
-    assert run.model.num_rows is not None
-    return Model(
-        name="backbone",
-        trunk=run.model.trunk,
-        num_rows=run.model.num_rows,
-        positions=run.task.tokens_per_batch,
-        head_rows=2 * run.model.layout.codebook_size + 1,
-        causal=True,
-        num_steps=run.train.num_steps,
-        num_parts=run.train.num_parts,
-    )
+    run = backbone_full()
+    rows = 2 * run.model.layout.codebook_size + 1
+    return model_of(run, "backbone", run.task.tokens_per_batch, head_rows=rows, causal=True)
 
 
 def superres() -> Model:
     """Return the full super-resolution model."""
-    run: SuperResRun = superres_full()
+    run = superres_full()
+    rows = run.model.layout.codebook_size
+    return model_of(run, "superres", run.task.positions_per_batch, head_rows=rows, causal=False)
+
+
+def model_of(
+    run: BackboneRun | SuperResRun, name: str, positions: int, *, head_rows: int, causal: bool
+) -> Model:
+    """Return what must be known of a run."""
     assert run.model.num_rows is not None
     return Model(
-        name="superres",
+        name=name,
         trunk=run.model.trunk,
         num_rows=run.model.num_rows,
-        positions=run.task.positions_per_batch,
-        head_rows=run.model.layout.codebook_size,
-        causal=False,
+        positions=positions,
+        head_rows=head_rows,
+        causal=causal,
         num_steps=run.train.num_steps,
         num_parts=run.train.num_parts,
     )

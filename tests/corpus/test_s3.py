@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
+from moto.server import ThreadedMotoServer
 from test_prepare import FakeCodec, content, tune
 
 from khala.audio import write_audio
@@ -19,8 +21,7 @@ SHORT = SongLimits(min_s=0.3)
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """Give the URL of an empty bucket; the environment says where and who, as for any provider."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
-    boto3 = pytest.importorskip("boto3")
+    server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from khala.errors import ConfigError
 from khala.train.checkpoints import load_newest
 from khala.train.device import precision_of
 from khala.train.ema import WeightAverage
@@ -36,6 +39,7 @@ def resume_or_start(
         fast = precision_of(torch.device(device), config.precision) == "bfloat16"
         shard_layers(task.model, ranks, bfloat16=fast and device != "cpu")
     if config.compile:
+        _check_compiler()
         task.compile()
     state = TrainState(
         task=task,
@@ -48,3 +52,13 @@ def resume_or_start(
     )
     load_newest(state, say)
     return state
+
+
+def _check_compiler() -> None:
+    """Raise ConfigError where torch.compile would end in a traceback of its own."""
+    names = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "c++"]
+    if os.name == "posix" and not any(shutil.which(name) for name in names):
+        raise ConfigError(
+            f"train.compile needs a C++ compiler, and there is no {' or '.join(names)} here: "
+            "install one, or leave train.compile false"
+        )
