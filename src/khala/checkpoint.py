@@ -41,7 +41,9 @@ __all__ = [
     "kind_of",
     "load_config",
     "load_into",
+    "load_module",
     "load_tensors",
+    "release",
     "resolve_model",
     "resolve_part",
     "save_model",
@@ -54,6 +56,9 @@ __all__ = [
 
 FORMAT = 1
 SCALE = ".scale"
+SMALL_BYTES = 1 << 20
+"""Tensors below this are copied out of their file, to lie where arithmetic likes them to lie."""
+
 MAX_CONFIG_BYTES = 1 << 20
 C = TypeVar("C")
 
@@ -202,7 +207,11 @@ def kind_of(folder: Path) -> str:
 
 
 def load_tensors(folder: Path, name: str = "model.safetensors") -> dict[str, Tensor]:
-    """Return the verified tensors of a model folder, as stored; int8 ones as float32."""
+    """Return the verified tensors of a model folder, as stored; int8 ones as float32.
+
+    The others are mapped from the file: a page takes memory once it is looked at, the system may
+    take it back, and writing to a tensor changes a copy of the page and never the file.
+    """
     path = verify(folder, name)
     try:
         tensors: dict[str, Tensor] = load_file(path)
@@ -217,13 +226,56 @@ def load_tensors(folder: Path, name: str = "model.safetensors") -> dict[str, Ten
 
 
 def load_into(module: nn.Module, folder: Path) -> None:
-    """Fill ``module`` from a model folder: every tensor of both sides, with the same shape.
-
-    Floating tensors are cast to the module's dtype.
+    """Copy the weights of a model folder into ``module``, in the dtype and on the device it has.
 
     Raises:
-        CheckpointError: names the first missing, extra or misshapen tensor.
+        CheckpointError: names the first tensor that is missing, extra or misshapen.
     """
+    tensors = _fitting(module, folder)
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            tensor.copy_(tensors[name])
+
+
+def load_module(
+    module: nn.Module,
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Make the weights of a model folder those of ``module``, which may be on the meta device.
+
+    What is not cast stays mapped from its file, so there is one copy of it in memory at most.
+    Buffers that are not stored are left as they are.
+
+    Args:
+        module: every tensor of both sides must be there, with the same shape.
+        folder: a model folder.
+        dtype: of floating tensors; None: as stored, int8 as float32.
+        device: where they go.
+
+    Raises:
+        CheckpointError: names the first tensor that is missing, extra or misshapen.
+    """
+    tensors = _fitting(module, folder)
+    placed = {}
+    for name in list(tensors):
+        tensor = tensors.pop(name)
+        wanted = dtype if tensor.is_floating_point() else None
+        if tensor.nbytes < SMALL_BYTES:
+            tensor = tensor.clone()
+        placed[name] = tensor.to(device=device, dtype=wanted)
+    module.load_state_dict(placed, assign=True)
+
+
+def release(module: nn.Module) -> None:
+    """Give the memory of a module's weights back; ``load_module`` makes it whole again."""
+    module.to("meta")
+
+
+def _fitting(module: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of a model folder if they are exactly those of ``module``."""
     tensors = load_tensors(folder)
     wanted = module.state_dict()
     for name in sorted(wanted.keys() - tensors.keys()):
@@ -236,9 +288,7 @@ def load_into(module: nn.Module, folder: Path) -> None:
                 f"{folder}: tensor {name} has shape {tuple(tensors[name].shape)}, "
                 f"the config asks for {tuple(tensor.shape)}"
             )
-    with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(tensors[name])
+    return tensors
 
 
 def resolve_model(name_or_path: str | Path) -> Path:

@@ -62,9 +62,23 @@ class Codec(nn.Module):
             CheckpointError: no such folder, or config and weights are damaged or disagree.
         """
         folder = checkpoint.resolve_part(path, "codec")
-        codec = cls(checkpoint.load_config(folder, "codec", CodecConfig))
-        checkpoint.load_into(codec, folder)
-        return codec.to(device).eval()
+        codec = cls.without_weights(folder)
+        codec.load_weights(folder, device=device)
+        return codec
+
+    @classmethod
+    def without_weights(cls, folder: Path) -> Self:
+        """Return the codec that a folder describes; a large one takes no memory yet."""
+        config = checkpoint.load_config(folder, "codec", CodecConfig)
+        if config.conv is None:  # its windows and filters are computed, and it is small
+            return cls(config).eval()
+        with torch.device("meta"):
+            return cls(config).eval()
+
+    def load_weights(self, folder: Path, *, device: torch.device | str = "cpu") -> None:
+        """Read the weights, in float32: codes depend on every digit."""
+        checkpoint.load_module(self, folder, device=device, dtype=torch.float32)
+        self.to(device)
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> str:
         """Write the codec as a model folder, see `khala.checkpoint.stored`; return its digest."""
