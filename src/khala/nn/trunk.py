@@ -54,7 +54,7 @@ class Trunk(nn.Module):
         self.fill_rope()
 
     def fill_rope(self, device: torch.device | str | None = None) -> None:
-        """Compute the rotary tables, which are no weights; again after loading on another device."""
+        """Compute the rotary tables: no weights, so loading does not bring them."""
         config = self.trunk_config
         cos_SK, sin_SK = rope_tables(self.max_positions, config.head_width, config.rope_base)
         self.register_buffer("cos_SK", cos_SK.to(device), persistent=False)
