@@ -61,7 +61,7 @@ SCALE = ".scale"
 SMALL_BYTES = 1 << 20
 """Tensors below this are copied out of their file, to lie where arithmetic likes them to lie."""
 
-MAPPED_BYTES = 256 << 20
+MAPPED_BYTES = 64 << 20
 """Read through one mapping of a file; pages that were only read to be cast go when it does."""
 
 KINDS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I8": "int8"}
@@ -326,7 +326,8 @@ def load_module(
 
 def release(module: nn.Module) -> None:
     """Give the memory of a module's weights back; ``load_module`` makes it whole again."""
-    module.to("meta")
+    empty = {name: tensor.to("meta") for name, tensor in module.state_dict().items()}
+    module.load_state_dict(empty, assign=True)
 
 
 def _check_fit(wanted: Mapping[str, Tensor], folder: Path) -> None:

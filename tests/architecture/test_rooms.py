@@ -16,7 +16,7 @@ SOURCE = Path(khala.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
-BASE = frozenset({"errors", "song", "processes"})
+BASE = frozenset({"errors", "song", "processes", "machine"})
 MODELS = BASE | {"audio", "nn", "tokens", "checkpoint", "codec", "backbone", "superres", "adapter"}
 EVERYTHING = MODELS | {
     "convert",
@@ -32,6 +32,7 @@ ALLOWED = {
     "errors": frozenset(),
     "song": frozenset({"errors"}),
     "processes": frozenset(),
+    "machine": frozenset({"errors"}),
     "audio": BASE,
     "nn": BASE,
     "tokens": BASE,

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from khala.commands.models import add_lora_option
+from khala.commands.models import add_device_options, add_lora_option
 from khala.commands.outputs import SongFiles, check_files, describe, name_files
 from khala.commands.terminal import Stages, StopFlag, Terminal, add_output_options, stopping
 from khala.errors import Cancelled, RequestError
@@ -74,7 +74,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--model", default="nano", metavar="NAME", help="'nano' or a model folder")
     add_lora_option(how)
-    how.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda")
+    add_device_options(how)
     files = parser.add_argument_group("files")
     files.add_argument(
         "--out",
@@ -96,7 +96,7 @@ def run_generate(args: argparse.Namespace) -> int:
 
     started_s = time.monotonic()
     with stopping(terminal) as stop:
-        model = load_khala(args.model, args.device, args.lora)
+        model = load_khala(args.model, args.device, args.lora, dtype=args.dtype)
         if args.plot:
             from khala.infer.plot import check_plot
 

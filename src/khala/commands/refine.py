@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from khala.commands.generate import finish_song
-from khala.commands.models import add_lora_option
+from khala.commands.models import add_device_options, add_lora_option
 from khala.commands.outputs import check_files, name_files
 from khala.commands.terminal import Stages, Terminal, add_output_options, stopping
 from khala.errors import Cancelled, RequestError
@@ -34,7 +34,7 @@ def add_refine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", action="store_true", help="also draw waveform, mel and sections")
     parser.add_argument("--model", metavar="NAME", help="default: the song's own")
     add_lora_option(parser)
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda")
+    add_device_options(parser)
     add_output_options(parser)
 
 
@@ -52,7 +52,9 @@ def run_refine(args: argparse.Namespace) -> int:
     from khala.commands.models import load_khala
 
     with stopping(terminal) as stop, Stages(terminal=terminal) as stages:
-        model = load_khala(args.model or song.model, args.device, args.lora)
+        made = None if song.ended == "recording" else song.dtype
+        dtype = args.dtype or made
+        model = load_khala(args.model or song.model, args.device, args.lora, dtype=dtype)
         if args.plot:
             from khala.infer.plot import check_plot
 
