@@ -56,12 +56,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     source = args.work / "published"
-    dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[args.stored]
-    for kind, name in FOLDERS.items():
-        if not (source / name / ".metadata").is_file():
-            write_language_model(source / name, NUM_ROWS[kind], dtype)
-    if not (source / "codec.ckpt").is_file():
-        write_codec(source / "codec.ckpt")
+    write_published(source, {"bfloat16": torch.bfloat16, "float32": torch.float32}[args.stored])
     shutil.rmtree(args.work / "model", ignore_errors=True)
     result = report.circumstances("convert", {}) | convert(source, args.work / "model")
     result["command"] = f"python benchmarks/bench_convert.py --work {args.work.name}"
@@ -75,6 +70,15 @@ def main() -> int:
     report.print_result(Console(width=120), result)
     report.write_result(args.out / "convert.json", result)
     return 0
+
+
+def write_published(source: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Write checkpoints of the published sizes and layout, as far as they are not there."""
+    for kind, name in FOLDERS.items():
+        if not (source / name / ".metadata").is_file():
+            write_language_model(source / name, NUM_ROWS[kind], dtype)
+    if not (source / "codec.ckpt").is_file():
+        write_codec(source / "codec.ckpt")
 
 
 def convert(source: Path, out: Path) -> dict[str, Any]:
