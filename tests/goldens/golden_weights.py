@@ -40,7 +40,9 @@ def _filled(name: str, shape: Sequence[int], scale: float, offset: float, seed: 
     return values.astype(np.float32).reshape(shape)
 
 
-def language_weights(kind: str, sizes: Mapping[str, Any], rows: int | None = None) -> dict[str, Any]:
+def language_weights(
+    kind: str, sizes: Mapping[str, Any], rows: int | None = None
+) -> dict[str, Any]:
     """Return every tensor of "backbone" or "superres" under its plain name, float32."""
     width, ffn = sizes["hidden"], sizes["ffn"]
     queries, keys = sizes["heads"] * sizes["hd"], sizes["kv"] * sizes["hd"]

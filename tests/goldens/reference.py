@@ -117,13 +117,11 @@ def softmax(x: Array) -> Array:
 
 def kept_50(logits_V: Array) -> dict[str, Array]:
     """Return the 50 likeliest ids, ascending, and their chances among themselves."""
-    order = np.argsort(-logits_V)
-    kept = np.sort(order[:50])
+    kept = np.sort(np.argsort(-logits_V)[:50])
     return {
         "top50_ids": kept,
         "top50_probs": softmax(logits_V[kept]),
         "top50_probs_T0p8": softmax(logits_V[kept] / 0.8),
-        "top50_gap": logits_V[order[49]] - logits_V[order[50]],
     }
 
 
@@ -160,8 +158,11 @@ def backbone_arrays(
         "single_bias_hidden_last": model.run(embedded_SD, mask_SS, biases=1)["hidden_final"][-1],
     }
     for name, window in (
-        ("greedy_free", lambda step: (0, NUM_IDS)),
-        ("greedy_audio", lambda step: (TEXT_IDS + step % 2 * CODES, TEXT_IDS + (step % 2 + 1) * CODES)),
+        ("greedy_free", lambda _: (0, NUM_IDS)),
+        (
+            "greedy_audio",
+            lambda step: (TEXT_IDS + step % 2 * CODES, TEXT_IDS + (step % 2 + 1) * CODES),
+        ),
     ):
         made[name], made[f"{name}_margin"] = greedy(model, prompt, window, num_generated)
     return made

@@ -212,6 +212,9 @@ class CodecConfig:
         ):
             product = 1
             for stride in strides:
+                if stride < 2 or stride % 2:
+                    # a kernel of twice an odd stride has no middle: samples would be missing
+                    raise ConfigError(f"{name} {strides} must be even numbers")
                 product *= stride
             if product != self.hop:
                 raise ConfigError(f"{name} {strides} multiply to {product}, not the hop {self.hop}")
