@@ -119,3 +119,9 @@ def test_codec(tmp_path: Path, name: str) -> None:
     compare(ours.codec_arrays(codec, wanted["wav"], wanted["chunk_codes"], **chunks), wanted)
     assert smallest_margin(wanted, ("nn_margin",)) > 1e-4, "a near tie would prove nothing"
     assert np.abs(wanted["chunk_wave"] - wanted["chunk_full_wave"]).max() > 0.05
+    # Long songs are coded in pieces, which nobody may notice.
+    wave_1CN = torch.from_numpy(wanted["wav"])[None]
+    codes_QT = codec.encode(wave_1CN, pad=False, chunk_frames=2)[0]
+    np.testing.assert_array_equal(codes_QT.numpy(), wanted["codes"])
+    pieces_CN = codec.decode(torch.from_numpy(wanted["chunk_codes"])[None], chunk_frames=4)[0]
+    np.testing.assert_allclose(pieces_CN[:, ::16], wanted["chunk_full_wave"], rtol=0, atol=3e-4)
