@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,20 +31,24 @@ NAMES = ("A", "B", "C", "D")
 
 
 class Layout(NamedTuple):
-    """How Megatron wrote a set's folders, and which arguments are not there."""
+    """How Megatron wrote a set's folders and its arguments, and which of those are not there."""
 
     fused: bool = False
     stacked: bool = False
     cut: bool = False
-    in_common: bool = True
+    arguments: type | None = argparse.Namespace
     left_out: tuple[str, ...] = ()
 
 
 LAYOUTS = {
     "A": Layout(),
     "B": Layout(fused=True, stacked=True, cut=True),
-    "C": Layout(fused=True, in_common=False, left_out=("kv_channels",)),
-    "D": Layout(stacked=True, left_out=("group_query_attention", "kv_channels", "rotary_base")),
+    "C": Layout(fused=True, arguments=None, left_out=("kv_channels",)),
+    "D": Layout(
+        stacked=True,
+        arguments=types.SimpleNamespace,
+        left_out=("group_query_attention", "kv_channels", "rotary_base"),
+    ),
 }
 
 
@@ -339,8 +344,8 @@ def write_published(folder: Path, kind: str, name: str, weights: Mapping[str, An
     save_folder(iteration, state, cut=layout.cut)
     (place / "latest_checkpointed_iteration.txt").write_text("36000")
     arguments = arguments_of(kind, name)
-    if layout.in_common:
-        common = {"args": argparse.Namespace(**arguments), "iteration": 36_000}
+    if layout.arguments is not None:
+        common = {"args": layout.arguments(**arguments), "iteration": 36_000}
         torch.save(common, iteration / "common.pt")
     else:
         (place / "megatron_args.json").write_text(json.dumps(arguments))
