@@ -120,7 +120,7 @@ def _b() -> dict[str, Any]:
 def _c() -> dict[str, Any]:
     """One key head for all three; a codec of five strides and of 1,024 codes."""
     return {
-        "seed": 7,
+        "seed": 10,
         "hidden": 24,
         "layers": 1,
         "heads": 3,
@@ -131,7 +131,7 @@ def _c() -> dict[str, Any]:
         "bb_audio_frames": 5,
         "gen": 8,
         "sr_text": 3,
-        "sr_T": 14,
+        "sr_T": 33,
         "rows": ROWS,
         "wav_samples": 5 * 2048,
         "chunk_frames": 9,

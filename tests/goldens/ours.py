@@ -125,8 +125,10 @@ def greedy(
 def superres_arrays(model: SuperResolution, prompt: np.ndarray, coarse_T2: np.ndarray) -> Arrays:
     """Return what `reference.superres_arrays` returns."""
     prompt_S = torch.from_numpy(prompt.astype(np.int64))
-    codes_QT = model.complete(prompt_S, torch.from_numpy(coarse_T2.T.copy()), top_k=1, seed=0)
-    num_text, layout = prompt_S.shape[0], model.config.layout
+    num_text, layout, passes = prompt_S.shape[0], model.config.layout, []
+    coarse_2T = torch.from_numpy(coarse_T2.T.copy())
+    codes_QT = model.complete(prompt_S, coarse_2T, top_k=1, seed=0, on_level=passes.append)
+    assert len(passes) == 62
     made: dict[str, Any] = {"text_ids": prompt_S, "codes": codes_QT, "q0q1_codes": codes_QT[:2].T}
     margins, hidden_sums, embed_sums = [], [], []
     for level in range(2, layout.num_levels):
