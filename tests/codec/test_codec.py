@@ -117,15 +117,28 @@ def test_bad_input_is_refused(config: CodecConfig) -> None:
         torch.full((1, 5, 3), 16),
         torch.full((1, 5, 3), -1),
         torch.zeros(1, 6, 3).long(),
+        torch.zeros(5, 3).long(),
+        torch.zeros(1, 5, 3),
     ):
         with pytest.raises(TokenError):
             codec.decode(codes)
+
+
+@BOTH
+def test_codes_of_any_integers(config: CodecConfig) -> None:
+    """Codes are stored in few bits, and must play as they were stored."""
+    codec = Codec(config).eval()
+    codes_BQT = torch.arange(15).reshape(1, 5, 3)
+    for dtype in (torch.int16, torch.int32, torch.uint8):
+        assert torch.equal(codec.decode(codes_BQT.to(dtype)), codec.decode(codes_BQT))
 
 
 def test_configs_that_cannot_be_built() -> None:
     """A wrong hop or two transforms at once must fail before hours of training."""
     with pytest.raises(ConfigError, match="hop"):
         replace(CONV, hop=65)
+    with pytest.raises(ConfigError, match=r"decoder_strides \(3, 4\) must be even"):
+        replace(CONV, hop=12, conv=ConvConfig(encoder_strides=(2, 6), decoder_strides=(3, 4)))
     with pytest.raises(ConfigError, match="exactly one"):
         replace(CONV, spectral=SpectralConfig())
     with pytest.raises(ConfigError, match="code_width"):

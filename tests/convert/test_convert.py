@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import signal
@@ -370,10 +369,10 @@ def test_other_mistakes(run: Run, copied: Path, tmp_path: Path) -> None:
     assert "no safetensors file" in run("--from", short, "--check").error
 
 
-def test_without_arguments_the_published_head_width_is_said(tmp_path: Path) -> None:
-    """The width of a head stands in no shape: what is assumed is said, or refused."""
+def test_without_arguments_heads_are_not_guessed(tmp_path: Path) -> None:
+    """The width of a head stands in no shape; cut elsewhere, a model loads and gives noise."""
     save_folder(tmp_path / "backbone", to_megatron(plain_weights(BACKBONE_ROWS)))
-    with pytest.raises(CheckpointError, match="arguments with num_attention_heads"):
+    with pytest.raises(CheckpointError, match="num_attention_heads is missing; put the training"):
         look(tmp_path)
 
 
@@ -384,15 +383,19 @@ class Stranger:
 def test_arguments_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     """Megatron keeps more than arguments beside its weights; what is strange is never run."""
     folder = tmp_path / "backbone"
-    trunk = dataclasses.replace(TRUNK, num_layers=1, num_heads=2, num_kv_heads=1, head_width=64)
-    state = to_megatron(plain_weights(BACKBONE_ROWS, trunk=trunk), trunk=trunk)
-    save_folder(folder, state)
+    save_folder(folder, to_megatron(plain_weights(BACKBONE_ROWS)))
     torch.save({"args": Stranger()}, folder / "common.pt")
+    with pytest.raises(
+        CheckpointError, match=r"common\.pt are not used.*Stranger.*heads is missing"
+    ):
+        look(tmp_path)
+    arguments = json.dumps({"num_attention_heads": 6})
+    (tmp_path / "megatron_args.json").write_text(arguments)
     part = look(tmp_path).parts["backbone"]
     assert isinstance(part.config, BackboneConfig)
-    assert part.config.trunk == trunk
-    assert any("Stranger" in note and "not used" in note for note in part.notes)
-    assert any("64 channels, as in the published models, makes 2 heads" in n for n in part.notes)
+    assert part.config.trunk == TRUNK
+    assert any("the longest stream: 16384 positions" in note for note in part.notes)
+    assert any("rope_base and norm_eps" in note for note in part.notes)
 
 
 MEASURED = """
@@ -436,6 +439,8 @@ def test_memory_stays_small(layout: str, tmp_path: Path) -> None:
         save_file(plain, tmp_path / "in" / "khala_backbone.safetensors")
     else:
         save_folder(tmp_path / "in" / "backbone", to_megatron(plain, trunk=trunk), cut=True)
+    arguments = json.dumps({"num_attention_heads": 4})
+    (tmp_path / "in" / "backbone_megatron_args.json").write_text(arguments)
     largest = max(tensor.nbytes for tensor in plain.values())
     words = [sys.executable, "-c", SMALL_PARENT, MEASURED]
     words += [str(tmp_path / "in"), str(tmp_path / "out")]

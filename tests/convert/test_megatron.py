@@ -12,12 +12,13 @@ from megatron_folders import ARGUMENTS, TRUNK, plain_weights, save_folder, to_me
 
 from khala.convert.dcp import read_distributed
 from khala.convert.megatron import megatron_sizes, megatron_tensors
-from khala.convert.sizes import trunk_config
+from khala.convert.sizes import Sizes, max_positions, trunk_config
 from khala.convert.stored import PlainTensor
 from khala.errors import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 ROWS = 31
+SIZES = Sizes(num_rows=ROWS, width=12, num_layers=3, query_width=24, kv_width=8, ffn_width=20)
 
 
 def read(folder: Path, args: dict[str, Any] | None = None) -> list[PlainTensor]:
@@ -57,6 +58,62 @@ def test_one_head_per_group(tmp_path: Path) -> None:
     assert found == trunk
     for one in megatron_tensors(stored, found, num_rows=ROWS, source="here"):
         assert torch.equal(one.read(0, one.shape[0]), plain[one.name]), one.name
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"num_attention_heads": 6},
+        {"kv_channels": 4},
+        {"group_query_attention": True, "num_query_groups": 2},
+        {"num_attention_heads": 6, "kv_channels": None, "num_query_groups": 2},
+    ],
+)
+def test_any_argument_that_says_the_heads_is_enough(args: dict[str, Any]) -> None:
+    """Copies of the arguments that leave some out are what people have."""
+    trunk, _ = trunk_config(SIZES, args, source="here")
+    assert trunk == TRUNK
+
+
+def test_heads_that_share_nothing_have_no_groups() -> None:
+    """Megatron writes num_query_groups = 1 beside models without groups, and does not mean it."""
+    sizes = dataclasses.replace(SIZES, kv_width=24)
+    for told in ({}, {"group_query_attention": False}, {"group_query_attention": None}):
+        args = {"num_attention_heads": 6, "num_query_groups": 1, **told}
+        assert trunk_config(sizes, args, source="here")[0].num_kv_heads == 6
+    args = {"num_attention_heads": 6, "num_query_groups": 1, "group_query_attention": True}
+    with pytest.raises(CheckpointError, match="num_query_groups is 1, and the tensors have 6"):
+        trunk_config(sizes, args, source="here")
+    with pytest.raises(CheckpointError, match="num_query_groups is 1, and the tensors have 2"):
+        trunk_config(SIZES, {"num_attention_heads": 6, "num_query_groups": 1}, source="here")
+
+
+def test_only_the_published_widths_speak_for_themselves() -> None:
+    """The published weights load without their arguments; others would be cut by a guess."""
+    published = Sizes(
+        num_rows=130_432,
+        width=2048,
+        num_layers=24,
+        ffn_width=5632,
+        query_width=2048,
+        kv_width=512,
+    )
+    trunk, notes = trunk_config(published, None, source="here")
+    assert (trunk.num_heads, trunk.num_kv_heads, trunk.head_width) == (32, 8, 64)
+    assert any("64 channels, as in the published models" in note for note in notes)
+    with pytest.raises(CheckpointError, match="num_attention_heads is missing"):
+        trunk_config(dataclasses.replace(published, kv_width=1024), None, source="here")
+
+
+def test_the_longest_stream() -> None:
+    """A length that nobody can read must not become another one."""
+    assert max_positions({"seq_length": 77}, 9, source="here") == (77, [])
+    assert (
+        max_positions({"seq_length": 77, "max_position_embeddings": 80}, 9, source="here")[0] == 80
+    )
+    assert max_positions(None, 9, source="here")[0] == 9
+    with pytest.raises(CheckpointError, match="seq_length must be a positive integer, not '77'"):
+        max_positions({"seq_length": "77"}, 9, source="here")
 
 
 LAYER = "decoder.layers.1."
@@ -112,6 +169,7 @@ def test_integers_are_no_weights(tmp_path: Path) -> None:
         ({"swiglu": False}, "swiglu is False, and only True"),
         ({"normalization": "LayerNorm"}, "normalization is 'LayerNorm'"),
         ({"position_embedding_type": "learned_absolute"}, "position_embedding_type"),
+        ({"use_rope_scaling": True}, "use_rope_scaling is True, and only False"),
         ({"num_attention_heads": "six"}, "num_attention_heads must be a positive integer"),
         ({"norm_epsilon": -1.0}, "norm_eps"),
     ],

@@ -25,13 +25,13 @@ class ConvConfig:
     """Channels after the first convolution; doubled at every stride."""
 
     encoder_strides: tuple[int, ...] = (4, 8, 8, 8)
-    """Down-sampling factors; their product is the hop."""
+    """Down-sampling factors, even; their product is the hop."""
 
     decoder_filters: int = 192
     """Channels before the last convolution; doubled at every stride, counted from the end."""
 
     decoder_strides: tuple[int, ...] = (8, 8, 8, 4)
-    """Up-sampling factors; their product is the hop."""
+    """Up-sampling factors, even; their product is the hop."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,6 +212,9 @@ class CodecConfig:
         ):
             product = 1
             for stride in strides:
+                if stride < 2 or stride % 2:
+                    # a kernel of twice an odd stride has no middle: samples would be missing
+                    raise ConfigError(f"{name} {strides} must be even numbers")
                 product *= stride
             if product != self.hop:
                 raise ConfigError(f"{name} {strides} multiply to {product}, not the hop {self.hop}")

@@ -82,6 +82,12 @@ class ResidualQuantizer(nn.Module):
         Raises:
             TokenError: no level, more levels than there are, or a code outside its codebook.
         """
+        if codes_BQT.ndim != 3 or codes_BQT.is_floating_point():
+            raise TokenError(
+                "codes must be integers [batch, levels, frames], not "
+                f"{codes_BQT.dtype} {tuple(codes_BQT.shape)}"
+            )
+        codes_BQT = codes_BQT.long()
         batch, levels, frames = codes_BQT.shape
         if not 1 <= levels <= self.config.num_levels:
             raise TokenError(f"levels must lie in 1..{self.config.num_levels}, not {levels}")

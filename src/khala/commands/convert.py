@@ -72,6 +72,8 @@ def run_convert(args: argparse.Namespace) -> int:
             f"{NAMES[kind]}: {part['state']}, {len(part['tensors'])} tensors, "
             f"{part['bytes'] / 1e9:.2f} GB; {len(part['skipped'])} entries skipped"
         )
+        for note in part["notes"]:
+            terminal.line(f"  note: {note}")
     if report["missing"]:
         terminal.line(f"missing for a whole model: {', '.join(report['missing'])}")
         terminal.line(f"{folder}: every tensor is listed in conversion.json")

@@ -16,7 +16,10 @@ __all__ = ["find_arguments"]
 
 MAX_BYTES = 4 << 20
 PUBLISHED_NORM_EPS = 1e-6
-RECORDS = ("argparse.Namespace", "megatron.", "torch.distributed.", "torch.device", "numpy.")
+RECORDS = (
+    *("argparse.Namespace", "types.SimpleNamespace"),
+    *("megatron.", "torch.distributed.", "torch.device", "numpy."),
+)
 """Classes that Megatron keeps beside its arguments."""
 
 

@@ -186,11 +186,14 @@ def _language(
     megatron = is_megatron(stored)
     sizes = (megatron_sizes if megatron else plain_sizes)(stored, source=str(source))
     kind = _kind(kind, sizes.num_rows, source)
-    trunk, assumed = trunk_config(sizes, args, source=str(source))
+    # why arguments could not be read must be known where they are missed
+    where = str(source) if args is not None or not notes else f"{source} ({'; '.join(notes)})"
+    trunk, assumed = trunk_config(sizes, args, source=where)
+    longest, unsaid = max_positions(args, POSITIONS[kind], source=str(source))
     config = (BackboneConfig if kind == "backbone" else SuperResConfig)(
         trunk=trunk,
         layout=published_layout(),
-        max_positions=max_positions(args, POSITIONS[kind]),
+        max_positions=longest,
         num_rows=sizes.num_rows,
     )
     if megatron:
@@ -204,7 +207,7 @@ def _language(
         config=config,
         tensors=tuple(plain),
         skipped=skipped,
-        notes=(*notes, *assumed),
+        notes=(*notes, *assumed, *unsaid),
     )
 
 

@@ -14,9 +14,13 @@ def rope_tables(num_positions: int, head_width: int, base: float) -> tuple[Tenso
 
     Channel i turns together with channel i + K/2, by position * base**(-2i/K). The first half of
     the sine table carries the minus sign of the rotation, so that ``rotate`` is two products.
+
+    Far into a stream the rounding of an angle to float32 is larger than all other rounding of a
+    pass, so it is done in the published program's steps: power, reciprocal, product.
     """
     exponents = torch.arange(0, head_width, 2, dtype=torch.float32) / head_width
-    angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), base**-exponents)
+    frequencies = 1.0 / base**exponents
+    angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1)
 
