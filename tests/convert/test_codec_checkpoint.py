@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from published_folders import CODEC, lightning_codec
+from published_folders import CODEC, decoder_only, lightning_codec
 
 from khala.codec import Codec, CodecConfig, ConvConfig
 from khala.convert.codec import codec_config, codec_tensors, split_codec
 from khala.convert.conversion import convert
 from khala.convert.published import look
-from khala.errors import CheckpointError
+from khala.errors import CheckpointError, ConfigError
 
 
 def write(folder: Path, state: dict[str, Any] | None = None) -> Path:
@@ -40,6 +40,36 @@ def test_the_codec_alone_is_converted_and_codes_the_same(tmp_path: Path) -> None
     codes = loaded.encode(wave)
     assert torch.equal(codes, ours.encode(wave))
     assert torch.equal(loaded.decode(codes), ours.decode(codes))
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_a_decoder_alone_plays_songs_and_says_that_it_cannot_encode(
+    tmp_path: Path, copies: bool
+) -> None:
+    """The converted copy has no encoder: its songs must sound the same, and no code be invented."""
+    (tmp_path / "in").mkdir()
+    torch.save(decoder_only(copies=copies), tmp_path / "in" / "decoder_weights.pt")
+    part = look(tmp_path / "in").parts["codec"]
+    assert any("recordings cannot be encoded" in note for note in part.notes)
+    convert(look(tmp_path / "in"), tmp_path / "out")
+    convert(look(write(tmp_path / "whole")), tmp_path / "whole_out")
+    bare = Codec.from_pretrained(tmp_path / "out")
+    whole = Codec.from_pretrained(tmp_path / "whole_out")
+    assert bare.state_dict().keys() == {
+        name for name in whole.state_dict() if not name.startswith("encoder.")
+    }
+    codes = torch.randint(1024, (1, 64, 5), generator=torch.Generator().manual_seed(2))
+    assert torch.allclose(bare.decode(codes), whole.decode(codes), atol=1e-6)
+    for use in (lambda: bare.encode(torch.zeros(1, 2, 4096)), bare.codes_digest):
+        with pytest.raises(CheckpointError, match=r"no encoder.*cannot encode recordings"):
+            use()
+
+
+def test_a_config_with_half_an_encoder() -> None:
+    """Strides without filters would be an encoder that nobody can build."""
+    for conv in ({"encoder_filters": None}, {"encoder_strides": ()}):
+        with pytest.raises(ConfigError, match="both, or None and no strides"):
+            CodecConfig(conv=ConvConfig(**conv))
 
 
 def test_the_released_codec_has_558_entries() -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from khala import checkpoint
 from khala.codec.config import CodecConfig, ConvConfig
-from khala.codec.conv import ConvDecoder, ConvEncoder
+from khala.codec.conv import ConvDecoder, ConvEncoder, NoEncoder
 from khala.codec.quantizer import ResidualQuantizer
 from khala.codec.spectral import Guide, SpectralDecoder, SpectralEncoder, Stft, to_mid_side
 from khala.errors import AudioError
@@ -44,7 +44,8 @@ class Codec(nn.Module):
         self.encoder: nn.Module
         self.decoder: nn.Module
         if config.conv is not None:
-            self.encoder = ConvEncoder(config, config.conv)
+            bare = config.conv.encoder_filters is None
+            self.encoder = NoEncoder() if bare else ConvEncoder(config, config.conv)
             self.decoder = ConvDecoder(config, config.conv)
         else:
             assert config.spectral is not None
@@ -72,7 +73,13 @@ class Codec(nn.Module):
         return checkpoint.save_model(folder, kind="codec", config=self.config, tensors=tensors)
 
     def codes_digest(self) -> str:
-        """Return what identifies the codes this codec gives: a sha256 of all but its decoder."""
+        """Return what identifies the codes this codec gives: a sha256 of all but its decoder.
+
+        Raises:
+            CheckpointError: it has no encoder and gives none.
+        """
+        if isinstance(self.encoder, NoEncoder):
+            self.encoder()
         seen = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
             if not name.startswith("decoder."):
@@ -125,6 +132,7 @@ class Codec(nn.Module):
 
         Raises:
             AudioError: wrong shape, no whole frame, or samples that are not finite.
+            CheckpointError: this codec came without an encoder.
         """
         self._check(wave_BCN, pad)
         hop = self.config.hop

@@ -247,10 +247,12 @@ def _codec(path: Path) -> Part:
             for one in tensors
         ]
     skipped |= dict.fromkeys(copies, "a copy of a codebook, equal to it")
-    notes = (
+    notes = [
         f"{entries or len(found)} entries of the codec",
         "always stored in float32: codes depend on it",
-    )
+    ]
+    if config.conv is not None and config.conv.encoder_filters is None:
+        notes.append("no encoder: songs can be made and played, recordings cannot be encoded")
     return Part(
         kind="codec",
         source=path,
@@ -258,7 +260,7 @@ def _codec(path: Path) -> Part:
         config=config,
         tensors=tuple(tensors),
         skipped=skipped,
-        notes=notes,
+        notes=tuple(notes),
     )
 
 
