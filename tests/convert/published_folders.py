@@ -69,7 +69,7 @@ def llama_tokenizer(path: Path) -> None:
     tokenizer.save(str(path))
 
 
-def as_published(folder: Path, *, cut: bool = False) -> Path:
+def as_published(folder: Path, *, cut: bool = False, few: bool = False) -> Path:
     """The layout of the authors: Megatron's folders, the codec's checkpoint, the tokenizer."""
     for seed, (name, rows, iteration) in enumerate(
         (("backbone", BACKBONE_ROWS, 36_000), ("superresolution", SUPERRES_ROWS, 10_000))
@@ -78,7 +78,7 @@ def as_published(folder: Path, *, cut: bool = False) -> Path:
         state: dict[str, Any] = to_megatron(plain_weights(rows, seed=seed))
         state |= {"optimizer.state.exp_avg.x": torch.ones(4, 4), "rng_state": torch.zeros(3)}
         state["decoder.layers.0.self_attention.linear_qkv._extra_state"] = {"a": [1]}
-        save_folder(place, state, cut=cut)
+        save_folder(place, state, cut=cut, few=few)
         arguments = argparse.Namespace(
             **{**ARGUMENTS, "norm_epsilon": 1e-5}, params_dtype=torch.bfloat16
         )

@@ -91,10 +91,12 @@ def _memory() -> str:
 
 
 def _model(name: str, device: str) -> dict[str, Any]:
+    from khala.checkpoint import resolve_model
     from khala.commands.models import load_khala
     from khala.infer.examine import estimate_speed
 
     try:
+        resolve_model(name)  # looking at a computer fetches nothing
         model = load_khala(name, device)
         speed = estimate_speed(model)
     except KhalaError as error:

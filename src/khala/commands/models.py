@@ -10,8 +10,11 @@ from khala.errors import ConfigError
 
 if TYPE_CHECKING:
     from khala.infer import Khala
+    from khala.infer.events import OnEvent, ShouldStop
 
-__all__ = ["add_lora_option", "check_device", "load_khala"]
+__all__ = ["MODEL_HELP", "add_fetch_options", "add_lora_option", "check_device", "load_khala"]
+
+MODEL_HELP = "'nano', a model folder, or a hub id (owner/name), which is fetched once"
 
 
 def check_device(device: str) -> str:
@@ -36,8 +39,37 @@ def add_lora_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def load_khala(name: str, device: str, lora: Sequence[str] = ()) -> Khala:
-    """Load a whole model folder, with adapters."""
+def add_fetch_options(parser: argparse._ActionsContainer) -> None:
+    """``--revision`` and ``--tokenizer``, for commands that may fetch a model."""
+    parser.add_argument(
+        "--revision", metavar="R", help="branch, tag or commit of a hub id (default: main, kept)"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        help="folder with tokenizer.json, that file, or a hub id, for weights without one",
+    )
+
+
+def load_khala(
+    name: str,
+    device: str,
+    lora: Sequence[str] = (),
+    *,
+    revision: str | None = None,
+    tokenizer: str | None = None,
+    on_event: OnEvent | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Khala:
+    """Load a whole model folder, with adapters; a hub id is fetched the first time."""
     from khala.infer import Khala
 
-    return Khala.from_pretrained(name, device=check_device(device), lora=lora)
+    return Khala.from_pretrained(
+        name,
+        revision=revision,
+        tokenizer=tokenizer,
+        device=check_device(device),
+        lora=lora,
+        on_event=on_event,
+        should_stop=should_stop,
+    )

@@ -52,7 +52,9 @@ def run_refine(args: argparse.Namespace) -> int:
     from khala.commands.models import load_khala
 
     with stopping(terminal) as stop, Stages(terminal=terminal) as stages:
-        model = load_khala(args.model or song.model, args.device, args.lora)
+        model = load_khala(
+            args.model or song.model, args.device, args.lora, on_event=stages, should_stop=stop
+        )
         if args.plot:
             from khala.infer.plot import check_plot
 

@@ -36,7 +36,9 @@ def run_verify(args: argparse.Namespace) -> int:
     from khala.infer import replay
 
     with stopping(terminal) as stop, Stages(terminal=terminal) as stages:
-        model = load_khala(args.model or song.model, args.device, args.lora)
+        model = load_khala(
+            args.model or song.model, args.device, args.lora, on_event=stages, should_stop=stop
+        )
         result = replay(model, song, on_event=stages, should_stop=stop)
     if result.other_models:
         terminal.line(f"made by another {' and '.join(result.other_models)} than those here")

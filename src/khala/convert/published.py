@@ -15,9 +15,11 @@ name, a shape and a place until it is read.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from khala.backbone import BackboneConfig
 from khala.codec.config import CodecConfig
@@ -40,7 +42,7 @@ from khala.errors import CheckpointError
 from khala.superres import SuperResConfig
 from khala.tokens import COARSE_LEVELS, TextTokenizer, published_layout
 
-__all__ = ["PARTS", "Part", "Source", "look"]
+__all__ = ["PARTS", "Part", "Source", "check_tokenizer", "is_read", "look"]
 
 PARTS = ("codec", "backbone", "superres")
 POSITIONS = {"backbone": 16_384, "superres": 8_192}
@@ -49,6 +51,14 @@ POSITIONS = {"backbone": 16_384, "superres": 8_192}
 TITLES = {"backbone": "a backbone", "superres": "a super-resolution model"}
 TRACKER = "latest_checkpointed_iteration.txt"
 TOKENIZERS = ("tokenizer.json", "Tokenizer/tokenizer.json", "tokenizer/tokenizer.json")
+READ = re.compile(
+    r"(backbone|superresolution)/latest_checkpointed_iteration\.txt"
+    r"|((backbone|superresolution)/((iter_\d+|release)/)?)?((backbone|superres)_)?megatron_args\.json"
+    r"|(backbone|superresolution)/(iter_\d+|release)/(\.metadata|common\.pt|\w[\w.-]*\.distcp)"
+    r"|\w[\w.-]*\.ckpt|decoder_weights\.pt|khala_(backbone|superres)\.safetensors"
+    r"|([Tt]okenizer/)?tokenizer\.json",
+    re.ASCII,
+)
 LIGHTNING = (
     *("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "typing."),
     *("argparse.Namespace", "numpy.", "torch.device"),
@@ -90,9 +100,21 @@ class Source:
     missing: tuple[str, ...] = field(default=())
     """What a whole model would need beside this."""
 
+    download: Mapping[str, Any] | None = None
+    """Where the folder was downloaded from, for the conversion's report."""
 
-def look(folder: Path) -> Source:
+
+def is_read(name: str) -> bool:
+    """Tell whether `look` may read a file of a download, given its path there with slashes."""
+    return READ.fullmatch(name) is not None
+
+
+def look(folder: Path, *, tokenizer: Path | None = None) -> Source:
     """Return what ``folder`` holds; every name and shape is checked.
+
+    Args:
+        folder: a download as it is.
+        tokenizer: a tokenizer.json that is used instead of the folder's.
 
     Raises:
         CheckpointError: no published weights there, or they are damaged, incomplete, those of
@@ -113,9 +135,10 @@ def look(folder: Path) -> Source:
             f"{folder} has no published weights: expected backbone/, superresolution/ and a .ckpt "
             "file, or khala_backbone.safetensors, khala_superres.safetensors and decoder_weights.pt"
         )
-    tokenizer = next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
+    if tokenizer is None:
+        tokenizer = next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
     if tokenizer is not None:
-        _check_tokenizer(tokenizer)
+        check_tokenizer(tokenizer)
     missing = [kind for kind in PARTS if kind not in parts]
     missing += ["tokenizer.json"] if tokenizer is None else []
     ordered = {kind: parts[kind] for kind in PARTS if kind in parts}
@@ -264,7 +287,7 @@ def _codec(path: Path) -> Part:
     )
 
 
-def _check_tokenizer(path: Path) -> None:
+def check_tokenizer(path: Path) -> None:
     """Raise CheckpointError unless text ends where the published control ids begin."""
     wanted = published_layout().first_control_id
     found = TextTokenizer.load(path).first_control_id

@@ -23,6 +23,7 @@ from khala.errors import Cancelled, CheckpointError, RequestError
 from khala.infer import fine, sound
 from khala.infer.events import Notice, OnEvent, ShouldStop, StageClock
 from khala.infer.limits import FrameBounds, frame_bounds, longest_s
+from khala.infer.weights import find_model, find_tokenizer
 from khala.song import Song, SongRequest
 from khala.superres import SuperResolution
 from khala.tokens import TextTokenizer, build_prompt, normalise_lyrics
@@ -47,7 +48,7 @@ class Khala:
     superres: SuperResolution
     tokenizer: TextTokenizer
     name: str
-    """What was asked for: "nano" or a folder."""
+    """What was asked for: "nano", a folder or a hub id."""
 
     digests: dict[str, str]
     """sha256 of each part, by its name; "backbone.lora" and "superres.lora" name the adapters that
@@ -58,30 +59,49 @@ class Khala:
         cls,
         name_or_path: str | Path = "nano",
         *,
+        revision: str | None = None,
+        tokenizer: str | Path | None = None,
         device: str = "cpu",
         lora: Sequence[str | Path] = (),
+        on_event: OnEvent | None = None,
+        should_stop: ShouldStop | None = None,
     ) -> Self:
         """Load a model folder: ``codec/``, ``backbone/``, ``superres/`` and ``tokenizer.json``.
 
         Args:
-            name_or_path: "nano" or a folder.
+            name_or_path: "nano", a folder, or the hub id of published weights, which are fetched
+                and converted the first time (see `khala.infer.weights`).
+            revision: branch, tag or commit of a hub id.
+            tokenizer: a folder with tokenizer.json, that file, or a hub id: for weights that come
+                without one.
             device: "cpu" or "cuda".
             lora: adapters trained from this model, each FOLDER or FOLDER:STRENGTH; the folder says
                 which part it changes. Strength 1 is as trained, 0 makes the songs of the model
                 alone, 2 is the most.
+            on_event: hears how far a download is, and the weights' licence.
+            should_stop: asked while weights are fetched.
 
         Raises:
             CheckpointError: there is no such model or adapter, a file of it is missing or damaged,
                 or an adapter was trained from another model.
             RequestError: a strength that is no number from 0 to 2.
+            CapacityError: a download or its conversion has no room on the disk.
+            ConfigError: a hub id, and huggingface_hub is not installed.
+            Cancelled: ``should_stop`` said so.
         """
         chosen = [lora] if isinstance(lora, str | Path) else lora
         adapters = [load_adapter(wanted) for wanted in chosen]
-        folder = checkpoint.resolve_model(name_or_path)
+        folder = find_model(
+            name_or_path,
+            revision=revision,
+            tokenizer=tokenizer,
+            on_event=on_event,
+            should_stop=should_stop,
+        )
         for part in ("codec", "backbone", "superres"):
             if not (folder / part).is_dir():
                 raise CheckpointError(f"{folder} is not a whole model: it has no {part}/")
-        tokenizer = checkpoint.verify(folder, "tokenizer.json")
+        tokens = find_tokenizer(folder, tokenizer)
         digests = {part: checkpoint.digest(folder / part) for part in fine.PARTS}
         backbone = Backbone.from_pretrained(folder)
         superres = SuperResolution.from_pretrained(folder)
@@ -91,9 +111,9 @@ class Khala:
             codec=Codec.from_pretrained(folder, device=device),
             backbone=backbone.to(device).eval(),
             superres=superres.to(device).eval(),
-            tokenizer=TextTokenizer.load(tokenizer),
+            tokenizer=TextTokenizer.load(tokens),
             name=str(name_or_path),
-            digests={**digests, "tokenizer": checkpoint.sha256_file(tokenizer), **changed},
+            digests={**digests, "tokenizer": checkpoint.sha256_file(tokens), **changed},
         )
 
     def check(self, request: SongRequest) -> None:
