@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import argparse
+import datetime
+import functools
+import signal
+import sys
+import types
+from collections import Counter, OrderedDict, defaultdict, deque
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from published_folders import CODEC, decoder_only, lightning_codec
@@ -12,7 +20,9 @@ from published_folders import CODEC, decoder_only, lightning_codec
 from khala.codec import Codec, CodecConfig, ConvConfig
 from khala.convert.codec import codec_config, codec_tensors, split_codec
 from khala.convert.conversion import convert
-from khala.convert.published import look
+from khala.convert.pickles import Record
+from khala.convert.published import LIGHTNING, look
+from khala.convert.torch_file import read_torch_file
 from khala.errors import CheckpointError, ConfigError
 
 
@@ -110,6 +120,55 @@ def test_tensors_that_do_not_fit_are_named(
         state["state_dict"][f"generator.{name}"] = torch.zeros(shape)
     with pytest.raises(CheckpointError, match=message):
         look(write(tmp_path, state))
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, module: str, name: str, base: type = object) -> type:
+    """A class under another library's name, which need not be installed to write what it writes."""
+    made = type(name, (base,), {"__module__": module})
+    words = module.split(".")
+    for count in range(1, len(words) + 1):
+        package = ".".join(words[:count])
+        monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
+    setattr(sys.modules[module], name, made)
+    return made
+
+
+def test_what_lightning_keeps_beside_weights_is_read_as_plain_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings and callbacks of somebody's training must not bar the way to its weights."""
+    config = stand_in(monkeypatch, "omegaconf.dictconfig", "DictConfig")()
+    config.__dict__ |= {"_content": {"filters": 128}, "_parent": None, "ref": Any, "key": int}
+    listed = stand_in(monkeypatch, "omegaconf.listconfig", "ListConfig", list)([1, 2])
+    attributes = stand_in(monkeypatch, "lightning_fabric.utilities.data", "AttributeDict", dict)(
+        config=config, many={"a": listed}, dtype=torch.float16, size=np.float64(0.5)
+    )
+    state = lightning_codec()
+    state |= {
+        "hyper_parameters": attributes,
+        "hparams_type": type(config),
+        "callbacks": {
+            "ModelCheckpoint": {
+                "dirpath": PurePosixPath("/runs/x"),
+                "best_model_score": torch.tensor(0.5),
+                "kept": defaultdict(list, a=[1]),
+                "last": deque([1, 2], maxlen=2),
+                "counts": Counter("aab"),
+                "when": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
+                "types": [dict, str, object, bool],
+            }
+        },
+        "args": argparse.Namespace(exit_signal=signal.SIGTERM, order=OrderedDict(a=1)),
+        "schedule": functools.partial(argparse.Namespace, a=1),
+    }
+    part = look(write(tmp_path, state)).parts["codec"]
+    assert part.config == CODEC
+    found = read_torch_file(tmp_path / "dac_rvq_1.ckpt", lazy=True, records=LIGHTNING)
+    kept = found["hyper_parameters"]
+    assert isinstance(kept, Record)
+    values = dict(zip(kept.items[::2], kept.items[1::2], strict=True))
+    assert values["config"].state["_content"] == {"filters": 128}
+    assert values["many"]["a"].items == [1, 2]
 
 
 class Stranger:

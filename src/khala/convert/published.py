@@ -32,8 +32,9 @@ from khala.convert.codec import (
     split_codec,
 )
 from khala.convert.converted import plain_sizes, plain_tensors
-from khala.convert.dcp import read_distributed, why_skipped
+from khala.convert.dcp import DTYPES, read_distributed, why_skipped
 from khala.convert.megatron import is_megatron, megatron_sizes, megatron_tensors
+from khala.convert.pickles import STANDARD
 from khala.convert.safetensors_file import find_tensors
 from khala.convert.sizes import max_positions, trunk_config
 from khala.convert.stored import PlainTensor, StoredTensor
@@ -60,9 +61,8 @@ READ = re.compile(
     re.ASCII,
 )
 LIGHTNING = (
-    *("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "typing."),
-    *("argparse.Namespace", "numpy.", "torch.device"),
-    *(f"builtins.{name}" for name in ("object", "dict", "list", "tuple", "str", "int", "float")),
+    *("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "torchmetrics."),
+    *("numpy.", "torch.device", "torch.torch_version.", "torch.optim.", *DTYPES, *STANDARD),
 )
 """Classes that Lightning keeps beside the weights; read as plain values and not used."""
 
