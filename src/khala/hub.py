@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 __all__ = [
+    "COMMIT",
     "cache_folder",
     "commit_folder",
     "is_download",
@@ -30,6 +31,8 @@ __all__ = [
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
+"""How a hub names a commit."""
+
 BRANCH = "main"
 DOWNLOADED = ("khala_backbone.safetensors", "khala_superres.safetensors", "dac_rvq_*.ckpt")
 """Names in a download of published weights that no model folder has."""

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
+import soundfile
 from hub_server import Hub, Repository, serve
 from published_folders import as_copied, as_published, llama_tokenizer
 
@@ -95,6 +97,8 @@ def test_first_a_download_then_songs_without_a_network(
     assert len(notices) == 1
     assert "may not be used commercially (CC BY-NC 4.0)" in notices[0]
     stages = {event.stage for event in heard if isinstance(event, Progress)}
+    ends = {event.stage: event for event in heard if isinstance(event, Progress)}
+    assert all(event.done == event.total for event in ends.values())
     assert stages == {"download (MB)", "codec (MB)", "backbone (MB)", "superres (MB)"}
     sent = server.sent()
     assert len(set(sent)) == len(sent)
@@ -273,6 +277,13 @@ def test_names_that_are_not_there(
     assert hub.kept_model(name, revision) is None
 
 
+def test_a_hub_that_names_a_strange_commit(server: Hub, folders: Path, tokenizer: Path) -> None:
+    """The commit becomes a folder's name: it must not lead out of the cache."""
+    server.repositories[NAME] = Repository({"../../x": folders / "first"}, {"main": "../../x"})
+    with pytest.raises(CheckpointError, match=r"names no commit but '\.\./\.\./x'"):
+        fetch.fetch_model(NAME, tokenizer=tokenizer)
+
+
 def test_weights_behind_terms(server: Hub) -> None:
     """The gate of the tokenizer's authors is said with the door's address."""
     server.repositories[LLAMA].gated = True
@@ -306,12 +317,17 @@ def test_tokenizers(server: Hub, tokenizer: Path, tmp_path: Path) -> None:
         fetch.fetch_model(NAME, tokenizer=other)
 
 
-def test_the_converted_copy_sings_and_cannot_encode(server: Hub, tokenizer: Path) -> None:
+def test_the_converted_copy_sings_and_cannot_encode(
+    server: Hub, tokenizer: Path, tmp_path: Path
+) -> None:
     """The smaller download makes the same songs; what its codec cannot do is said."""
     model = Khala.from_pretrained(COPY, tokenizer=tokenizer, on_event=lambda _: None)
     request = SongRequest(prompt="pop", instrumental=True, duration_s=5, levels=2, seed=1)
     assert model.decode(model.generate(request)).shape[0] == 2
     assert "decoder_config.yaml" not in server.sent()
+    soundfile.write(tmp_path / "in.wav", np.zeros((44_100, 2)), 44_100)
+    with pytest.raises(CheckpointError, match="this codec has no encoder"):
+        model.encode(tmp_path / "in.wav")
 
 
 def test_a_disk_without_room_is_known_before(
@@ -323,7 +339,10 @@ def test_a_disk_without_room_is_known_before(
     with pytest.raises(CapacityError, match=r"downloading .* GB are free \(HF_HUB_CACHE names"):
         fetch.fetch_model(NAME, tokenizer=tokenizer)
     assert server.sent() == []
-    monkeypatch.undo()
+    monkeypatch.setattr(downloading.shutil, "disk_usage", lambda _: usage._replace(free=10**12))
+    monkeypatch.setattr(conversion, "SPARE_BYTES", 10**13)
+    with pytest.raises(CapacityError, match=r"converting into .* \(KHALA_CACHE names another"):
+        fetch.fetch_model(NAME, tokenizer=tokenizer)
     assert not (kept(tmp_path) / "model").exists()
 
 

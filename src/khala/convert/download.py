@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from khala.errors import CapacityError, CheckpointError, ConfigError
+from khala.hub import COMMIT
 
 __all__ = ["HubFile", "Listing", "Progress", "Wanted", "ask", "download"]
 
@@ -94,8 +95,8 @@ def ask(repo: str, revision: str | None, wanted: Wanted) -> Listing:
         _check_online()
         api = hub.HfApi(endpoint=_endpoint())
         found = api.model_info(repo, revision=revision, files_metadata=True, timeout=30)
-    if found.sha is None:
-        raise CheckpointError(f"{_where(repo)} names no commit")
+    if not COMMIT.fullmatch(found.sha or ""):  # it becomes a folder's name
+        raise CheckpointError(f"{_where(repo)} names no commit but {found.sha!r}")
     files = [_described(one) for one in found.siblings or () if wanted.has(one.rfilename)]
     if not files:
         raise CheckpointError(f"{_where(repo)} does not have {wanted.expected}")
@@ -114,7 +115,7 @@ def download(listing: Listing, wanted: Wanted, *, on_progress: Progress | None =
     hub = _library()
     missing = [file for file in listing.files if _kept(hub, listing, file) is None]
     if missing:
-        _check_space(hub, listing.repo, sum(file.num_bytes for file in missing))
+        _check_space(listing.repo, sum(file.num_bytes for file in missing))
     total = sum(file.num_bytes for file in listing.files)
     done = 0
 
@@ -159,9 +160,11 @@ def _where(repo: str) -> str:
     return f"{_endpoint()}/{repo}"
 
 
-def _cache(hub: Any) -> Path:
+def _cache() -> Path:
     """Return huggingface_hub's own cache."""
-    return Path(os.environ.get("HF_HUB_CACHE") or hub.constants.HF_HUB_CACHE).expanduser()
+    from huggingface_hub import constants
+
+    return Path(os.environ.get("HF_HUB_CACHE") or constants.HF_HUB_CACHE).expanduser()
 
 
 def _check_online() -> None:
@@ -186,7 +189,7 @@ def _described(found: Any) -> HubFile:
 def _kept(hub: Any, listing: Listing, file: HubFile) -> Path | None:
     """Return a file that is on this computer."""
     found = hub.try_to_load_from_cache(
-        listing.repo, file.name, cache_dir=_cache(hub), revision=listing.commit
+        listing.repo, file.name, cache_dir=_cache(), revision=listing.commit
     )
     return Path(found) if isinstance(found, str) else None
 
@@ -197,7 +200,7 @@ def _fetch(hub: Any, listing: Listing, file: HubFile, bar: type) -> Path:
         listing.repo,
         file.name,
         revision=listing.commit,
-        cache_dir=_cache(hub),
+        cache_dir=_cache(),
         endpoint=_endpoint(),
         tqdm_class=bar,
     )
@@ -235,14 +238,14 @@ def _bar(on_bytes: Callable[[int], None], start: int) -> type:
     return Bar
 
 
-def _check_space(hub: Any, repo: str, needed: int) -> None:
-    there = _cache(hub).absolute()
+def _check_space(repo: str, needed: int) -> None:
+    there = _cache().absolute()
     while not there.exists():
         there = there.parent
     free = shutil.disk_usage(there).free
     if free < needed + SPARE_BYTES:
         raise CapacityError(
-            f"downloading {repo} into {_cache(hub)} needs {(needed + SPARE_BYTES) / 1e9:.1f} GB "
+            f"downloading {repo} into {_cache()} needs {(needed + SPARE_BYTES) / 1e9:.1f} GB "
             f"and {free / 1e9:.1f} GB are free (HF_HUB_CACHE names another folder)"
         )
 

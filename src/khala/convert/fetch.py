@@ -19,7 +19,7 @@ from khala.checkpoint import sha256_file
 from khala.convert.conversion import convert
 from khala.convert.download import HubFile, Listing, Progress, Wanted, ask, download
 from khala.convert.published import Source, check_tokenizer, is_read, look
-from khala.errors import CheckpointError
+from khala.errors import CapacityError, CheckpointError
 
 try:
     import fcntl
@@ -94,7 +94,10 @@ def fetch_model(
             if source.missing:
                 raise CheckpointError(f"{repo} is no whole model: no {', '.join(source.missing)}")
             unfinished = place / ".unfinished"
-            convert(source, unfinished, on_progress=on_progress)
+            try:
+                convert(source, unfinished, on_progress=on_progress)
+            except CapacityError as error:
+                raise CapacityError(f"{error} (KHALA_CACHE names another folder)") from error
             unfinished.rename(model)
     _check_same_tokenizer(model, tokenizer)
     return model

@@ -31,13 +31,15 @@ def find_model(
         hear = _Hearing(on_event, should_stop)
         from khala.convert.fetch import fetch_model
 
-        return fetch_model(
+        folder = fetch_model(
             str(name),
             revision=revision,
             tokenizer=tokenizer,
             on_progress=hear.progress,
             on_note=hear.note,
         )
+        hear.finish()
+        return folder
     if revision is not None:
         raise RequestError(f"revision {revision!r} is for a hub id, and {str(name)!r} is none")
     return checkpoint.resolve_model(name)
@@ -73,8 +75,14 @@ class _Hearing:
         if self._should_stop is not None and self._should_stop():
             raise Cancelled("stopped while weights were fetched; the same call goes on")
         if self._clock is None or self._clock.stage != label:
+            self.finish()
             self._clock = StageClock(stage=label, total=total, on_event=self._on_event)
         self._clock.report(done)
+
+    def finish(self) -> None:
+        """Hear that the last stage is over."""
+        if self._clock is not None:
+            self._clock.finish()
 
     def note(self, line: str) -> None:
         """Hear what a person should read."""
