@@ -89,6 +89,9 @@ class _Asked(BaseHTTPRequestHandler):
         if words[0] == "stored":
             self._send_file(Path("/" + "/".join(words[1:])), with_body)
             return
+        if words[0] == "portal":
+            self._send(b"<html>Please accept our terms</html>", {}, with_body)
+            return
         is_listing = words[:2] == ["api", "models"]
         words = words[2:] if is_listing else words
         name, rest = "/".join(words[:2]), words[2:]

@@ -204,6 +204,15 @@ def test_a_file_that_ends_too_soon(
     assert hub.kept_model(NAME) is None
 
 
+def test_something_that_answers_and_is_no_hub(
+    server: Hub, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page on which a train asks for one's name is no list of files."""
+    monkeypatch.setenv("HF_ENDPOINT", f"{server.address}/portal")
+    with pytest.raises(CheckpointError, match=f"cannot fetch {NAME} from {server.address}/portal"):
+        fetch.fetch_model(NAME, tokenizer=tokenizer)
+
+
 @pytest.mark.usefixtures("server")
 def test_a_file_damaged_in_the_cache(tokenizer: Path) -> None:
     """What was right when it came may not be right when it is used."""

@@ -313,7 +313,8 @@ def _in_one_line(
         raise by_hand(error) from error
     except errors.HFValidationError as error:
         raise CheckpointError(f"no model {repo!r}: {error}") from error
-    except (http_error, xet_error, OSError, RuntimeError) as error:
+    except (http_error, xet_error, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        # the last three: whoever answered is no hub
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of this computer's disk
         raise by_hand(error) from error
