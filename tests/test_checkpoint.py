@@ -153,3 +153,23 @@ def test_a_model_saved_through_a_link_goes_where_it_points(tmp_path: Path) -> No
         assert (tmp_path / "link").is_symlink()
         assert (tmp_path / "disk" / "model" / "model.safetensors").is_file()
     assert [path.name for path in (tmp_path / "disk").iterdir()] == ["model"]
+
+
+def test_weights_are_mapped_and_the_file_is_safe(tmp_path: Path) -> None:
+    """Twice the memory for every model, or a model file changed by a fine-tuning, would be bad."""
+    big = nn.Linear(1024, 1024, dtype=torch.bfloat16)
+    tensors = big.state_dict()
+    checkpoint.save_model(tmp_path / "m", kind="toy", config=Config(width=3), tensors=tensors)
+    with torch.device("meta"):
+        module = nn.Linear(1024, 1024)
+    checkpoint.load_module(module, tmp_path / "m")
+    assert module.weight.dtype == torch.bfloat16
+    assert torch.equal(module.weight, big.weight)
+    with torch.no_grad():
+        module.weight.zero_()
+    again = checkpoint.load_tensors(tmp_path / "m")
+    assert torch.equal(again["weight"], big.weight)
+    checkpoint.release(module)
+    assert module.weight.is_meta
+    checkpoint.load_module(module, tmp_path / "m", dtype=torch.float32)
+    assert torch.equal(module.weight, big.weight.float())

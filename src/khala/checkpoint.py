@@ -23,13 +23,14 @@ import shutil
 import tempfile
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from khala import hub
@@ -42,19 +43,30 @@ __all__ = [
     "kind_of",
     "load_config",
     "load_into",
+    "load_module",
     "load_tensors",
+    "release",
     "resolve_model",
     "resolve_part",
     "save_model",
     "save_tensors",
     "sha256_file",
     "stored",
+    "stored_tensors",
     "write_folder",
     "write_manifest",
 ]
 
 FORMAT = 1
 SCALE = ".scale"
+SMALL_BYTES = 1 << 20
+"""Tensors below this are copied out of their file, to lie where arithmetic likes them to lie."""
+
+MAPPED_BYTES = 64 << 20
+"""Read through one mapping of a file; pages that were only read to be cast go when it does."""
+
+KINDS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I8": "int8"}
+
 MAX_CONFIG_BYTES = 1 << 20
 C = TypeVar("C")
 
@@ -203,43 +215,136 @@ def kind_of(folder: Path) -> str:
 
 
 def load_tensors(folder: Path, name: str = "model.safetensors") -> dict[str, Tensor]:
-    """Return the verified tensors of a model folder, as stored; int8 ones as float32."""
-    path = verify(folder, name)
+    """Return the verified tensors of a model folder, as stored; int8 ones as float32.
+
+    The others are mapped from the file: a page takes memory once it is looked at, the system may
+    take it back, and writing to a tensor changes a copy of the page and never the file.
+    """
+    return dict(_tensors(verify(folder, name)))
+
+
+def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Return shape and kind of numbers of what a model folder stores, from the header alone.
+
+    Scales of int8 tensors are not named. Nothing is hashed: loading verifies.
+    """
+    with _opened(Path(folder) / "model.safetensors") as file:
+        return _header(file)
+
+
+def _header(file: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    kinds = {name: str(one.get_dtype()) for name, one in found.items()}
+    return {
+        name: (tuple(found[name].get_shape()), KINDS.get(kind, kind))
+        for name, kind in kinds.items()
+        if not (name.endswith(SCALE) and kinds.get(name.removesuffix(SCALE)) == "I8")
+    }
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a file, int8 ones times their scales.
+
+    The file is mapped anew from time to time: pages that were only read to be cast go then.
+    """
+    with _opened(path) as file:
+        left = list(_header(file))
+    while left:
+        read = 0
+        with _opened(path) as file:
+            while left and read < MAPPED_BYTES:
+                name = left.pop(0)
+                tensor = file.get_tensor(name)
+                read += tensor.nbytes
+                yield name, _scaled(path, name, tensor, file)
+
+
+def _scaled(path: Path, name: str, tensor: Tensor, file: Any) -> Tensor:
+    """Return a tensor, or the float32 numbers that an int8 one stands for."""
+    if tensor.dtype != torch.int8:
+        return tensor
+    scale = file.get_tensor(name + SCALE) if name + SCALE in file.keys() else None  # noqa: SIM118
+    if scale is None or scale.shape != (*tensor.shape[:-1], 1):
+        raise CheckpointError(f"{path}: int8 tensor {name} has no {name}{SCALE} that fits it")
+    scaled: Tensor = tensor.float() * scale
+    return scaled
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Map a file of tensors, or say in one line that it is damaged."""
     try:
-        tensors: dict[str, Tensor] = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            yield file
     except (SafetensorError, ValueError, OSError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
-    for name in [name for name, tensor in tensors.items() if tensor.dtype == torch.int8]:
-        scale = tensors.pop(name + SCALE, None)
-        if scale is None or scale.shape != (*tensors[name].shape[:-1], 1):
-            raise CheckpointError(f"{path}: int8 tensor {name} has no {name}{SCALE} that fits it")
-        tensors[name] = tensors[name].float() * scale
-    return tensors
 
 
 def load_into(module: nn.Module, folder: Path) -> None:
-    """Fill ``module`` from a model folder: every tensor of both sides, with the same shape.
-
-    Floating tensors are cast to the module's dtype.
+    """Copy the weights of a model folder into ``module``, in the dtype and on the device it has.
 
     Raises:
-        CheckpointError: names the first missing, extra or misshapen tensor.
+        CheckpointError: names the first tensor that is missing, extra or misshapen.
     """
-    tensors = load_tensors(folder)
+    path = verify(folder, "model.safetensors")
     wanted = module.state_dict()
-    for name in sorted(wanted.keys() - tensors.keys()):
+    _check_fit(wanted, folder)
+    with torch.no_grad():
+        for name, tensor in _tensors(path):
+            wanted[name].copy_(tensor)
+
+
+def load_module(
+    module: nn.Module,
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Make the weights of a model folder those of ``module``, which may be on the meta device.
+
+    What is not cast stays mapped from its file, so there is at most one copy in memory. Buffers
+    that are not stored are left as they are.
+
+    Args:
+        module: every tensor of both sides must be there, with the same shape.
+        folder: a model folder.
+        dtype: of floating tensors; None: as stored, int8 as float32.
+        device: where they go.
+
+    Raises:
+        CheckpointError: names the first tensor that is missing, extra or misshapen.
+    """
+    path = verify(folder, "model.safetensors")
+    _check_fit(module.state_dict(), folder)
+    placed = {}
+    for name, tensor in _tensors(path):
+        wanted = dtype if tensor.is_floating_point() else None
+        own = tensor.clone() if tensor.nbytes < SMALL_BYTES else tensor
+        placed[name] = own.to(device=device, dtype=wanted)
+    module.load_state_dict(placed, assign=True)
+
+
+def release(module: nn.Module) -> None:
+    """Give the memory of a module's weights back; ``load_module`` makes it whole again."""
+    empty = {name: tensor.to("meta") for name, tensor in module.state_dict().items()}
+    module.load_state_dict(empty, assign=True)
+
+
+def _check_fit(wanted: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise CheckpointError unless a folder stores exactly these tensors."""
+    found = stored_tensors(folder)
+    for name in sorted(wanted.keys() - found.keys()):
         raise CheckpointError(f"{folder}: tensor {name} is missing")
-    for name in sorted(tensors.keys() - wanted.keys()):
+    for name in sorted(found.keys() - wanted.keys()):
         raise CheckpointError(f"{folder}: tensor {name} is not part of this model")
     for name, tensor in wanted.items():
-        if tensors[name].shape != tensor.shape:
+        shape = found[name][0]
+        if shape != tuple(tensor.shape):
             raise CheckpointError(
-                f"{folder}: tensor {name} has shape {tuple(tensors[name].shape)}, "
+                f"{folder}: tensor {name} has shape {shape}, "
                 f"the config asks for {tuple(tensor.shape)}"
             )
-    with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(tensors[name])
 
 
 def resolve_model(name_or_path: str | Path) -> Path:

@@ -16,7 +16,7 @@ SOURCE = Path(khala.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
-BASE = frozenset({"errors", "song", "processes", "hub"})
+BASE = frozenset({"errors", "song", "processes", "hub", "machine"})
 MODELS = BASE | {"audio", "nn", "tokens", "checkpoint", "codec", "backbone", "superres", "adapter"}
 EVERYTHING = MODELS | {
     "convert",
@@ -33,6 +33,7 @@ ALLOWED = {
     "song": frozenset({"errors"}),
     "processes": frozenset(),
     "hub": frozenset(),
+    "machine": frozenset({"errors"}),
     "audio": BASE,
     "nn": BASE,
     "tokens": BASE,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from khala import Khala, Song, SongRequest
+from khala import Codec, Khala, Song, SongRequest
 from khala.audio import read_audio
 from khala.errors import Cancelled, CheckpointError, RequestError
 from khala.infer import Event, Notice, Progress, replay
@@ -129,7 +129,7 @@ def test_loud_songs_are_turned_down_and_said(model: Khala, song: Song) -> None:
     """No song clips, and nobody wonders why one is quieter than another."""
 
     class Loud(torch.nn.Module):
-        halo_frames = 1
+        halo_frames, piece_frames = 1, 512
         config = model.codec.config
 
         def __init__(self) -> None:
@@ -150,7 +150,7 @@ def test_loud_songs_are_turned_down_and_said(model: Khala, song: Song) -> None:
 def test_pieces_equal_the_whole(model: Khala, song: Song, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long song has no seams where it was decoded in pieces."""
     whole = model.decode(song)
-    monkeypatch.setattr(sound_room, "CHUNK_FRAMES", 16)
+    monkeypatch.setattr(Codec, "piece_frames", 16)
     assert np.abs(model.decode(song) - whole).max() < 1e-4
 
 
@@ -221,9 +221,11 @@ def test_another_model_is_noticed(
         other.decode(song)
     with pytest.raises(CheckpointError, match="another codec"):
         other.refine(song, levels=8)
-    mixed = dataclasses.replace(model, backbone=other.backbone, digests={
-        **model.digests, "backbone": other.digests["backbone"]
-    })  # fmt: skip
+    mixed = dataclasses.replace(
+        model,
+        models=dataclasses.replace(model.models, backbone=other.backbone),
+        digests={**model.digests, "backbone": other.digests["backbone"]},
+    )
     result = replay(mixed, song)
     assert not result.identical
     assert result.other_models == ("backbone",)

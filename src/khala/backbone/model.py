@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from khala.backbone.config import BackboneConfig
-from khala.checkpoint import load_config, load_into, resolve_part, save_model, stored
+from khala.checkpoint import load_config, load_module, resolve_part, save_model, stored
 from khala.errors import TokenError
 from khala.nn.cache import KVCache
 from khala.nn.init import init_weights
@@ -75,19 +75,40 @@ class Backbone(Trunk):
         return save_model(folder, kind="backbone", config=self.config, tensors=tensors)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> Backbone:
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = torch.float32,
+    ) -> Backbone:
         """Read a backbone from a model folder or from its ``backbone/`` subfolder.
+
+        Args:
+            path: the folder.
+            device: where its weights go.
+            dtype: of its weights; None: as they are stored.
 
         Raises:
             CheckpointError: the folder is missing, damaged, or does not fit its config.
         """
         folder = resolve_part(path, "backbone")
-        config = load_config(folder, "backbone", BackboneConfig)
+        model = cls.without_weights(folder)
+        model.load_weights(folder, device=device, dtype=dtype)
+        return model
+
+    @classmethod
+    def without_weights(cls, folder: Path) -> Backbone:
+        """Return the model that a folder describes, taking no memory and able to do nothing."""
         with torch.device("meta"):
-            model = cls(config)
-        model.allocate()
-        load_into(model, folder)
-        return model.eval()
+            return cls(load_config(folder, "backbone", BackboneConfig)).eval()
+
+    def load_weights(
+        self, folder: Path, *, device: torch.device | str, dtype: torch.dtype | None
+    ) -> None:
+        """Read the weights, as ``khala.checkpoint.load_module`` does."""
+        load_module(self, folder, device=device, dtype=dtype)
+        self.fill_rope(device)
 
 
 def check_ids(ids: Tensor, vocab_size: int) -> None:

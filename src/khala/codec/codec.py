@@ -23,8 +23,11 @@ from khala.errors import AudioError
 
 __all__ = ["Codec"]
 
-CHUNK_FRAMES = 512
-"""Frames coded at once (24 s at the published rate): bounds memory for any length."""
+PIECE_FRAMES = 512
+"""Most frames coded at once (24 s at the published rate): bounds memory for any length."""
+
+PIECE_BYTES = 256 << 20
+"""Most bytes of the widest numbers of a piece: a large codec takes shorter ones."""
 
 
 class Codec(nn.Module):
@@ -63,9 +66,23 @@ class Codec(nn.Module):
             CheckpointError: no such folder, or config and weights are damaged or disagree.
         """
         folder = checkpoint.resolve_part(path, "codec")
-        codec = cls(checkpoint.load_config(folder, "codec", CodecConfig))
-        checkpoint.load_into(codec, folder)
-        return codec.to(device).eval()
+        codec = cls.without_weights(folder)
+        codec.load_weights(folder, device=device)
+        return codec
+
+    @classmethod
+    def without_weights(cls, folder: Path) -> Self:
+        """Return the codec that a folder describes; a large one takes no memory yet."""
+        config = checkpoint.load_config(folder, "codec", CodecConfig)
+        if config.conv is None:  # its windows and filters are computed, and it is small
+            return cls(config).eval()
+        with torch.device("meta"):
+            return cls(config).eval()
+
+    def load_weights(self, folder: Path, *, device: torch.device | str = "cpu") -> None:
+        """Read the weights, in float32: codes depend on every digit."""
+        checkpoint.load_module(self, folder, device=device, dtype=torch.float32)
+        self.to(device)
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> str:
         """Write the codec as a model folder, see `khala.checkpoint.stored`; return its digest."""
@@ -101,6 +118,15 @@ class Codec(nn.Module):
         reach = -(-spectral.n_fft // (2 * self.config.hop))
         return coarse + -(-fine // spectral.patches) + 2 * reach
 
+    @property
+    def piece_frames(self) -> int:
+        """Frames coded at once where nobody says how many."""
+        if self.config.conv is None:
+            return PIECE_FRAMES
+        widest = max(self.config.conv.encoder_filters or 0, self.config.conv.decoder_filters)
+        fit = PIECE_BYTES // (4 * widest * self.config.hop)
+        return min(PIECE_FRAMES, 1 << max(fit, 16).bit_length() - 1)
+
     def latents(self, wave_BCN: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return latents_BTD, and the guide's output [B, T, G] if there is one.
 
@@ -119,16 +145,14 @@ class Codec(nn.Module):
         return to_mid_side(self.stft.inverse(self.decoder(latents_BTD)))
 
     @torch.inference_mode()
-    def encode(
-        self, wave_BCN: Tensor, *, pad: bool = True, chunk_frames: int | None = CHUNK_FRAMES
-    ) -> Tensor:
+    def encode(self, wave_BCN: Tensor, *, pad: bool = True, chunk_frames: int | None = 0) -> Tensor:
         """Return codes_BQT, int64, of a waveform in [-1, 1].
 
         Args:
             wave_BCN: float samples at the codec's rate.
             pad: complete the last frame with silence: ceil(N / hop) frames. ``False`` drops an
                 incomplete last frame as the published code does: floor(N / hop) frames.
-            chunk_frames: frames coded at once; ``None``: all of them.
+            chunk_frames: frames coded at once; 0: ``piece_frames``; ``None``: all of them.
 
         Raises:
             AudioError: wrong shape, no whole frame, or samples that are not finite.
@@ -154,8 +178,8 @@ class Codec(nn.Module):
         return torch.cat(parts, dim=-1)
 
     @torch.inference_mode()
-    def decode(self, codes_BQT: Tensor, *, chunk_frames: int | None = CHUNK_FRAMES) -> Tensor:
-        """Return wave_BCN, N = T * hop, from any prefix of the levels.
+    def decode(self, codes_BQT: Tensor, *, chunk_frames: int | None = 0) -> Tensor:
+        """Return wave_BCN, N = T * hop, from any prefix of the levels; see ``encode``.
 
         Raises:
             TokenError: no level, too many levels, or a code outside its codebook.
@@ -171,7 +195,7 @@ class Codec(nn.Module):
 
     def _chunks(self, num_frames: int, chunk: int | None) -> list[tuple[int, int, int, int]]:
         """Return (start, stop, low, high): frames to keep, and frames to look at for them."""
-        chunk = chunk or max(num_frames, 1)
+        chunk = max(num_frames, 1) if chunk is None else chunk or self.piece_frames
         halo = self.halo_frames
         return [
             (

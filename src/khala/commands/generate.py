@@ -8,7 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from khala.commands.models import MODEL_HELP, add_fetch_options, add_lora_option
+from khala.commands.models import (
+    MODEL_HELP,
+    add_device_options,
+    add_fetch_options,
+    add_lora_option,
+)
 from khala.commands.outputs import SongFiles, check_files, describe, name_files
 from khala.commands.terminal import Stages, StopFlag, Terminal, add_output_options, stopping
 from khala.errors import Cancelled, RequestError
@@ -75,7 +80,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--model", default="nano", metavar="NAME", help=MODEL_HELP)
     add_fetch_options(how)
     add_lora_option(how)
-    how.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda")
+    add_device_options(how)
     files = parser.add_argument_group("files")
     files.add_argument(
         "--out",
@@ -102,6 +107,7 @@ def run_generate(args: argparse.Namespace) -> int:
                 args.model,
                 args.device,
                 args.lora,
+                dtype=args.dtype,
                 revision=args.revision,
                 tokenizer=args.tokenizer,
                 on_event=stages,

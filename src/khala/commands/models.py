@@ -6,25 +6,27 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from khala.errors import ConfigError
-
 if TYPE_CHECKING:
     from khala.infer import Khala
     from khala.infer.events import OnEvent, ShouldStop
 
-__all__ = ["MODEL_HELP", "add_fetch_options", "add_lora_option", "check_device", "load_khala"]
+__all__ = [
+    "MODEL_HELP",
+    "add_device_options",
+    "add_fetch_options",
+    "add_lora_option",
+    "check_device",
+    "load_khala",
+]
 
 MODEL_HELP = "'nano', a model folder, or a hub id (owner/name), which is fetched once"
 
 
 def check_device(device: str) -> str:
     """Return ``device`` if this computer has it; ConfigError says what it has."""
-    import torch
+    from khala import machine
 
-    known = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    if device.split(":")[0] not in known:
-        raise ConfigError(f"--device {device!r}: this computer has {', '.join(known)}")
-    return device
+    return machine.check_device(device)
 
 
 def add_lora_option(parser: argparse._ActionsContainer) -> None:
@@ -51,11 +53,25 @@ def add_fetch_options(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_device_options(parser: argparse._ActionsContainer) -> None:
+    """``--device`` and ``--dtype``, the same for every command that makes codes."""
+    parser.add_argument(
+        "--device", default="cpu", metavar="NAME", help="cpu (default), cuda, cuda:N or mps"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="what the language models compute in (default: weights stored in 16 bits stay so "
+        "where the device is good at it, others are float32)",
+    )
+
+
 def load_khala(
     name: str,
     device: str,
     lora: Sequence[str] = (),
     *,
+    dtype: str | None = None,
     revision: str | None = None,
     tokenizer: str | None = None,
     on_event: OnEvent | None = None,
@@ -69,6 +85,7 @@ def load_khala(
         revision=revision,
         tokenizer=tokenizer,
         device=check_device(device),
+        dtype=dtype,
         lora=lora,
         on_event=on_event,
         should_stop=should_stop,

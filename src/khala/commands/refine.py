@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from khala.commands.generate import finish_song
-from khala.commands.models import add_fetch_options, add_lora_option
+from khala.commands.models import add_device_options, add_fetch_options, add_lora_option
 from khala.commands.outputs import check_files, name_files
 from khala.commands.terminal import Stages, Terminal, add_output_options, stopping
 from khala.errors import Cancelled, RequestError
@@ -35,7 +35,7 @@ def add_refine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="default: the song's own")
     add_fetch_options(parser)
     add_lora_option(parser)
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda")
+    add_device_options(parser)
     add_output_options(parser)
 
 
@@ -53,10 +53,12 @@ def run_refine(args: argparse.Namespace) -> int:
     from khala.commands.models import load_khala
 
     with stopping(terminal) as stop, Stages(terminal=terminal) as stages:
+        made = None if song.ended == "recording" else song.dtype
         model = load_khala(
             args.model or song.model,
             args.device,
             args.lora,
+            dtype=args.dtype or made,
             revision=args.revision,
             tokenizer=args.tokenizer,
             on_event=stages,

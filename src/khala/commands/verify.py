@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from khala.commands.models import add_fetch_options, add_lora_option
+from khala.commands.models import add_device_options, add_fetch_options, add_lora_option
 from khala.commands.terminal import Stages, Terminal, add_output_options, stopping
 from khala.song import Song
 
@@ -25,7 +25,7 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="default: the song's own")
     add_fetch_options(parser)
     add_lora_option(parser)
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda")
+    add_device_options(parser)
     add_output_options(parser)
 
 
@@ -41,6 +41,7 @@ def run_verify(args: argparse.Namespace) -> int:
             args.model or song.model,
             args.device,
             args.lora,
+            dtype=args.dtype or song.dtype,
             revision=args.revision,
             tokenizer=args.tokenizer,
             on_event=stages,

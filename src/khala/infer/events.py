@@ -34,13 +34,13 @@ class Notice:
     """Something was decided that the caller would want to know."""
 
     code: str
-    """Stable name: "scaled_down", "dense_lyrics", "other_adapter" or "fetching"."""
+    """Stable name: "scaled_down", "dense_lyrics", "tight_memory", "other_adapter" or "fetching"."""
 
     message: str
     """One line for people."""
 
     value: float | None = None
-    """The number in it, for machines: the gain, or the words per second."""
+    """The number in it, for machines: the gain, the words per second, the bytes."""
 
 
 Event: TypeAlias = Progress | Notice

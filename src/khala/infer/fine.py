@@ -67,6 +67,7 @@ def refine(
     superres: SuperResolution,
     prompt: Sequence[int],
     digests: Mapping[str, str],
+    dtype: str,
     plan: LevelPlan,
     on_event: OnEvent | None = None,
     should_stop: ShouldStop | None = None,
@@ -98,6 +99,7 @@ def refine(
         codes_QT=codes_QT.cpu().numpy().astype(np.int16),
         seed=plan.seed,
         digests=_digests(song, digests, is_made=num_levels > plan.keep),
+        dtype=dtype if num_levels > plan.keep else song.dtype,
     )
     if num_levels < plan.levels:
         raise Cancelled("stopped between two levels", finished=refined)

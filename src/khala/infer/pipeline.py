@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from khala import checkpoint
-from khala.adapter import load_adapter, merge_adapters
+from khala.adapter import load_adapter
 from khala.backbone import Backbone
 from khala.backbone.generate import generate_coarse
 from khala.codec import Codec
@@ -23,6 +23,7 @@ from khala.errors import Cancelled, CheckpointError, RequestError
 from khala.infer import fine, sound
 from khala.infer.events import Notice, OnEvent, ShouldStop, StageClock
 from khala.infer.limits import FrameBounds, frame_bounds, longest_s
+from khala.infer.loading import Models, load_models, warn_if_tight
 from khala.infer.weights import find_model, find_tokenizer
 from khala.song import Song, SongRequest
 from khala.superres import SuperResolution
@@ -43,9 +44,9 @@ class Khala:
     >>> model.write(song, "song.wav")  # doctest: +SKIP
     """
 
-    codec: Codec
-    backbone: Backbone
-    superres: SuperResolution
+    models: Models
+    """Codec, backbone and super-resolution."""
+
     tokenizer: TextTokenizer
     name: str
     """What was asked for: "nano", a folder or a hub id."""
@@ -62,6 +63,8 @@ class Khala:
         revision: str | None = None,
         tokenizer: str | Path | None = None,
         device: str = "cpu",
+        dtype: str | None = None,
+        turns: bool | None = None,
         lora: Sequence[str | Path] = (),
         on_event: OnEvent | None = None,
         should_stop: ShouldStop | None = None,
@@ -74,7 +77,11 @@ class Khala:
             revision: branch, tag or commit of a hub id.
             tokenizer: a folder with tokenizer.json, that file, or a hub id: for weights that come
                 without one.
-            device: "cpu" or "cuda".
+            device: "cpu", "cuda", "cuda:N" or "mps".
+            dtype: "float32", "bfloat16" or "float16", what the two language models compute in;
+                None: weights stored in 16 bits stay so where the device computes well in them.
+            turns: True, each model has its weights in memory only while it works; None: if they
+                do not fit all at once.
             lora: adapters trained from this model, each FOLDER or FOLDER:STRENGTH; the folder says
                 which part it changes. Strength 1 is as trained, 0 makes the songs of the model
                 alone, 2 is the most.
@@ -84,7 +91,7 @@ class Khala:
         Raises:
             CheckpointError: there is no such model or adapter, a file of it is missing or damaged,
                 or an adapter was trained from another model.
-            RequestError: a strength that is no number from 0 to 2.
+            RequestError: a strength that is no number from 0 to 2, or no such dtype.
             CapacityError: a download or its conversion has no room on the disk.
             ConfigError: a hub id, and huggingface_hub is not installed.
             Cancelled: ``should_stop`` said so.
@@ -98,23 +105,29 @@ class Khala:
             on_event=on_event,
             should_stop=should_stop,
         )
-        for part in ("codec", "backbone", "superres"):
-            if not (folder / part).is_dir():
-                raise CheckpointError(f"{folder} is not a whole model: it has no {part}/")
+        models = load_models(folder, device=device, dtype=dtype, turns=turns, adapters=adapters)
         tokens = find_tokenizer(folder, tokenizer)
-        digests = {part: checkpoint.digest(folder / part) for part in fine.PARTS}
-        backbone = Backbone.from_pretrained(folder)
-        superres = SuperResolution.from_pretrained(folder)
-        models = {"backbone": backbone, "superres": superres}
-        changed = merge_adapters(adapters, models, digests)
         return cls(
-            codec=Codec.from_pretrained(folder, device=device),
-            backbone=backbone.to(device).eval(),
-            superres=superres.to(device).eval(),
+            models=models,
             tokenizer=TextTokenizer.load(tokens),
             name=str(name_or_path),
-            digests={**digests, "tokenizer": checkpoint.sha256_file(tokens), **changed},
+            digests={**models.digests, "tokenizer": checkpoint.sha256_file(tokens)},
         )
+
+    @property
+    def codec(self) -> Codec:
+        """Waveform <-> codes."""
+        return self.models.codec
+
+    @property
+    def backbone(self) -> Backbone:
+        """Prompt -> levels 0 and 1."""
+        return self.models.backbone
+
+    @property
+    def superres(self) -> SuperResolution:
+        """Levels 0 and 1 -> all levels."""
+        return self.models.superres
 
     def check(self, request: SongRequest) -> None:
         """Raise RequestError now if this model cannot make what ``request`` asks for."""
@@ -141,6 +154,7 @@ class Khala:
         prompt = self.prompt(request)
         bounds = self.bounds(request, prompt)
         _warn_if_dense(request, on_event)
+        warn_if_tight(self.models, request, num_prompt=len(prompt), on_event=on_event)
         codes_QT, ended = self.coarse(request, prompt, bounds, on_event, should_stop)
         song = None
         if codes_QT.shape[1] >= self.frame_rate_hz or ended != "cancelled":
@@ -174,26 +188,28 @@ class Khala:
             CheckpointError: the song's codes are of another codec.
             Cancelled: with the levels finished so far as ``finished``.
         """
-        return fine.refine(
-            song,
-            superres=self.superres,
-            prompt=self.prompt(song.request),
-            digests=self.digests,
-            plan=fine.plan_levels(
+        most = self.superres.config.layout.num_levels
+        plan = fine.plan_levels(song, levels=levels, seed=seed, keep_levels=keep_levels, most=most)
+        prompt = self.prompt(song.request)
+        with self.models.at_work("superres"):
+            return fine.refine(
                 song,
-                levels=levels,
-                seed=seed,
-                keep_levels=keep_levels,
-                most=self.superres.config.layout.num_levels,
-            ),
-            on_event=on_event,
-            should_stop=should_stop,
-        )
+                superres=self.superres,
+                prompt=prompt,
+                digests=self.digests,
+                dtype=self.models.plan.dtype,
+                plan=plan,
+                on_event=on_event,
+                should_stop=should_stop,
+            )
 
     def encode(self, path: str | os.PathLike[str], *, levels: int | None = None) -> Song:
         """The codes of a recording, as a song whose ``ended`` is "recording"."""
         digest = self.digests["codec"]
-        return sound.encode_file(self.codec, path, model=self.name, digest=digest, levels=levels)
+        with self.models.at_work("codec"):
+            return sound.encode_file(
+                self.codec, path, model=self.name, digest=digest, levels=levels
+            )
 
     def decode(
         self,
@@ -206,9 +222,10 @@ class Khala:
         """The sound of a song, float32 [C, N], never above 0.99; see `sound.decode_song`."""
         if song.digests.get("codec") != self.digests["codec"]:
             raise CheckpointError(f"this song was made with another codec than that of {self.name}")
-        return sound.decode_song(
-            self.codec, song, levels=levels, on_event=on_event, should_stop=should_stop
-        )
+        with self.models.at_work("codec"):
+            return sound.decode_song(
+                self.codec, song, levels=levels, on_event=on_event, should_stop=should_stop
+            )
 
     def write(self, song: Song, path: str | os.PathLike[str], *, levels: int | None = None) -> None:
         """Decode a song into a WAV, FLAC, MP3 or Opus file, by the ending of ``path``."""
@@ -232,19 +249,20 @@ class Khala:
         scale = request.guidance_scale
         if scale is None:
             scale = self.backbone.config.guidance_scale
-        codes_2T, ended = generate_coarse(
-            self.backbone,
-            prompt,
-            num_frames_min=bounds.least,
-            num_frames_max=bounds.most,
-            temperature=request.temperature,
-            top_k=request.top_k,
-            seed=request.seed,
-            guidance_scale=scale,
-            bare_S=self.prompt(request, bare=True),
-            on_frame=clock.report,
-            should_stop=should_stop,
-        )
+        with self.models.at_work("backbone"):
+            codes_2T, ended = generate_coarse(
+                self.backbone,
+                prompt,
+                num_frames_min=bounds.least,
+                num_frames_max=bounds.most,
+                temperature=request.temperature,
+                top_k=request.top_k,
+                seed=request.seed,
+                guidance_scale=scale,
+                bare_S=self.prompt(request, bare=True),
+                on_frame=clock.report,
+                should_stop=should_stop,
+            )
         if ended != "cancelled":
             clock.finish()
         return codes_2T.cpu().numpy().astype(np.int16), ended
@@ -285,6 +303,7 @@ class Khala:
             seed=request.seed,
             model=self.name,
             digests=dict(self.digests),
+            dtype=self.models.plan.dtype,
             sample_rate_hz=self.codec.config.sample_rate_hz,
             hop=self.codec.config.hop,
             lyrics=normalise_lyrics(request.lyrics),

@@ -24,9 +24,6 @@ __all__ = ["decode_song", "encode_file", "load_codec", "write_song"]
 
 Wave = npt.NDArray[np.float32]
 
-CHUNK_FRAMES = 512
-"""The codec's own piece, so that a song decoded here equals the codec's decode bit for bit."""
-
 PEAK = 0.99
 """A song that would pass this is turned down as a whole; it is never clipped."""
 
@@ -71,17 +68,18 @@ def decode_song(
     codes_1QT = torch.from_numpy(song.codes_QT[:levels].astype(np.int64))[None]
     clock = StageClock(stage="codec", total=song.num_frames, on_event=on_event)
     parts = []
-    for start in range(0, song.num_frames, CHUNK_FRAMES):
+    # The codec's own pieces, so that a song decoded here equals the codec's decode bit for bit.
+    for start in range(0, song.num_frames, codec.piece_frames):
         if should_stop is not None and should_stop():
             raise Cancelled("stopped while the sound was decoded")
         parts.append(_piece(codec, codes_1QT, start))
-        clock.report(min(start + CHUNK_FRAMES, song.num_frames))
+        clock.report(min(start + codec.piece_frames, song.num_frames))
     return _with_headroom(np.concatenate(parts, axis=1), on_event)
 
 
 def _piece(codec: Codec, codes_1QT: torch.Tensor, start: int) -> Wave:
     """Decode one piece with real context on both sides, and cut the context off."""
-    stop = min(start + CHUNK_FRAMES, codes_1QT.shape[2])
+    stop = min(start + codec.piece_frames, codes_1QT.shape[2])
     low = max(0, start - codec.halo_frames)
     high = min(stop + codec.halo_frames, codes_1QT.shape[2])
     device = next(codec.parameters()).device

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from khala.errors import RequestError, StageError
+from khala.machine import precise
 
 MASK_32 = 0xFFFFFFFF
 MASK_64 = 0xFFFFFFFFFFFFFFFF
@@ -72,15 +73,18 @@ def sample_top_k(
         raise RequestError(f"temperature must be 0 or more, not {temperature}")
     num_kept = min(top_k if temperature > 0.0 else 1, logits_TV.shape[1])
     kept_TK = top_candidates(logits_TV, num_kept)
-    kept_logits_TK = logits_TV.gather(1, kept_TK).double()
+    kept_logits_TK = precise(logits_TV.gather(1, kept_TK))
+    device = kept_logits_TK.device
     if not bool(kept_logits_TK.isfinite().all()):
         raise StageError(f"{stage} gave logits that are not finite at level {level}", stage=stage)
     if num_kept == 1:
         return kept_TK[:, 0]
-    u_TK = _uniform_at(_key(seed, stage, level), frames_T.to(logits_TV.device), kept_TK)
+    kept_TK = kept_TK.to(device)
+    u_TK = _uniform_at(_key(seed, stage, level), frames_T.to(device), kept_TK)
     scores_TK = kept_logits_TK / temperature - (-u_TK.log()).log()
     # Candidates are in ascending order and argmax gives the first of equals: the lower one.
-    return kept_TK.gather(1, scores_TK.argmax(dim=1, keepdim=True))[:, 0]
+    chosen_T = kept_TK.gather(1, scores_TK.argmax(dim=1, keepdim=True))[:, 0]
+    return chosen_T.to(logits_TV.device)
 
 
 def top_candidates(logits_TV: Tensor, k: int) -> Tensor:

@@ -51,21 +51,14 @@ class Trunk(nn.Module):
         self.max_positions = max_positions
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self._fill_rope()
+        self.fill_rope()
 
-    def allocate(self) -> None:
-        """Give a model built on the meta device real, uninitialised memory on the CPU.
-
-        Loading fills every parameter, so starting weights would be work thrown away.
-        """
-        self.to_empty(device="cpu")
-        self._fill_rope()
-
-    def _fill_rope(self) -> None:
+    def fill_rope(self, device: torch.device | str | None = None) -> None:
+        """Compute the rotary tables: no weights, so loading does not bring them."""
         config = self.trunk_config
         cos_SK, sin_SK = rope_tables(self.max_positions, config.head_width, config.rope_base)
-        self.register_buffer("cos_SK", cos_SK, persistent=False)
-        self.register_buffer("sin_SK", sin_SK, persistent=False)
+        self.register_buffer("cos_SK", cos_SK.to(device), persistent=False)
+        self.register_buffer("sin_SK", sin_SK.to(device), persistent=False)
 
     def transform(
         self,

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 ENDINGS = ("end_token", "limit", "cancelled", "recording")
 """Why a song ends where it does; "recording" was encoded from audio, not generated."""
 
+DTYPES = ("float32", "bfloat16", "float16")
+"""What a language model can compute in."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Song:
@@ -72,6 +75,10 @@ class Song:
     ended: str = "limit"
     """Why it ends where it does: one of ``ENDINGS``; "recording" was encoded, not generated."""
 
+    dtype: str = "float32"
+    """What the language models computed in, one of ``DTYPES``: other rounding, other codes.
+    Written to the file only where it is not "float32"."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "codes_QT", _checked_codes(self.codes_QT))
         check_integer("seed", self.seed, 0, 2**63 - 1)
@@ -79,6 +86,8 @@ class Song:
         check_integer("hop", self.hop, 1, 1_000_000)
         if self.ended not in ENDINGS:
             raise RequestError(f"ended is {shown(self.ended)}: one of {', '.join(ENDINGS)}")
+        if self.dtype not in DTYPES:
+            raise RequestError(f"dtype is {shown(self.dtype)}: one of {', '.join(DTYPES)}")
         if not isinstance(self.digests, dict):
             raise RequestError("digests of a song must be a table of text")
         texts = [self.model, self.lyrics, self.created, *self.digests, *self.digests.values()]
@@ -141,6 +150,8 @@ class Song:
         path = Path(path)
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         codes_QT = values.pop("codes_QT")
+        if self.dtype == "float32":
+            del values["dtype"]
         content = to_bytes(values | {"request": self.request.to_dict()}, codes_QT)
         temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
@@ -168,6 +179,7 @@ class Song:
             request = values.pop("request")
             if set(request) != {one.name for one in fields(SongRequest)}:
                 raise DamageError("its request is not complete")
+            values.setdefault("dtype", "float32")
             if set(values) != {one.name for one in fields(cls)} - {"codes_QT", "request"}:
                 raise DamageError("its fields are not those of a song")
             return cls(request=SongRequest.from_dict(request), codes_QT=codes_QT, **values)

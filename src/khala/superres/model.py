@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from khala.checkpoint import load_config, load_into, resolve_part, save_model, stored
+from khala.checkpoint import load_config, load_module, resolve_part, save_model, stored
 from khala.errors import ConfigError
 from khala.nn.config import TrunkConfig
 from khala.nn.init import hidden_std, init_weights
@@ -216,19 +216,40 @@ class SuperResolution(Trunk):
         return save_model(folder, kind="superres", config=self.config, tensors=tensors)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> SuperResolution:
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = torch.float32,
+    ) -> SuperResolution:
         """Read a model from a model folder or from its ``superres/`` subfolder.
+
+        Args:
+            path: the folder.
+            device: where its weights go.
+            dtype: of its weights; None: as they are stored.
 
         Raises:
             CheckpointError: the folder is missing, damaged, or does not fit its config.
         """
         folder = resolve_part(path, "superres")
-        config = load_config(folder, "superres", SuperResConfig)
+        model = cls.without_weights(folder)
+        model.load_weights(folder, device=device, dtype=dtype)
+        return model
+
+    @classmethod
+    def without_weights(cls, folder: Path) -> SuperResolution:
+        """Return the model that a folder describes, taking no memory and able to do nothing."""
         with torch.device("meta"):
-            model = cls(config)
-        model.allocate()
-        load_into(model, folder)
-        return model.eval()
+            return cls(load_config(folder, "superres", SuperResConfig)).eval()
+
+    def load_weights(
+        self, folder: Path, *, device: torch.device | str, dtype: torch.dtype | None
+    ) -> None:
+        """Read the weights, as ``khala.checkpoint.load_module`` does."""
+        load_module(self, folder, device=device, dtype=dtype)
+        self.fill_rope(device)
 
     @classmethod
     def from_backbone(

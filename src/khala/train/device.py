@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from khala.errors import ConfigError
+from khala.machine import look_at
 
 __all__ = ["autocast", "check_device", "precision_of"]
 
@@ -15,10 +16,7 @@ def precision_of(device: torch.device, asked: str) -> str:
     """Return "bfloat16" or "float32" for what was asked on this hardware."""
     if asked != "auto":
         return asked
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
+    return "bfloat16" if look_at(str(device)).has_bfloat16 else "float32"
 
 
 def autocast(device: torch.device, asked: str) -> AbstractContextManager[object]:

@@ -1,0 +1,150 @@
+"""Getting the three models of a folder into memory: all at once, or each while it works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from khala import checkpoint
+from khala.adapter import Adapter, merge_adapters
+from khala.backbone import Backbone
+from khala.codec import Codec
+from khala.errors import RequestError
+from khala.infer.events import Notice, OnEvent
+from khala.infer.fine import PARTS
+from khala.infer.plan import BYTES, LoadPlan, ModelSize, decide, needs
+from khala.machine import give_back, look_at
+from khala.song import SongRequest
+from khala.superres import SuperResolution
+
+__all__ = ["Models", "load_models", "warn_if_tight"]
+
+EXPECTED_S = 180.0
+"""Length of the songs that memory is planned for when a model is loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """The three models of a folder. Those that take turns have no weights between them."""
+
+    codec: Codec
+    backbone: Backbone
+    superres: SuperResolution
+    digests: dict[str, str]
+    """sha256 of each part, and of the adapters in it; see ``khala.adapter.merge_adapters``."""
+
+    device: str
+    size: ModelSize
+    plan: LoadPlan
+    loaders: Mapping[str, Callable[[], None]] = field(default_factory=dict)
+    """By the name of a part, what brings its weights."""
+
+    def part(self, name: str) -> nn.Module:
+        """Return one of the three by its name."""
+        found: nn.Module = getattr(self, name)
+        return found
+
+    @contextmanager
+    def at_work(self, name: str) -> Iterator[None]:
+        """Have the weights of a part in memory for as long as it works."""
+        load = self.loaders.get(name)
+        if load is None:
+            yield
+            return
+        load()
+        try:
+            yield
+        finally:
+            self.release(name)
+
+    def release(self, name: str) -> None:
+        """Give the memory of a part's weights back."""
+        checkpoint.release(self.part(name))
+        give_back(self.device)
+
+
+def load_models(
+    folder: Path,
+    *,
+    device: str,
+    dtype: str | None = None,
+    turns: bool | None = None,
+    adapters: Sequence[Adapter] = (),
+) -> Models:
+    """Read the models of a folder, as ``khala.infer.plan.decide`` says.
+
+    Args:
+        folder: a whole model folder.
+        device: where they shall work.
+        dtype: what backbone and super-resolution compute in; None: decide.
+        turns: whether each has its weights in memory only while it works; None: decide.
+        adapters: added to the weights.
+
+    Raises:
+        CheckpointError: a part is missing or damaged, or an adapter belongs to another model.
+        RequestError: ``dtype`` is none that can be had.
+    """
+    if dtype is not None and dtype not in BYTES:
+        raise RequestError(f"dtype is {dtype!r}: one of {', '.join(BYTES)}")
+    size = ModelSize.of(folder)
+    plan = decide(size, look_at(device), dtype, EXPECTED_S)
+    plan = plan if turns is None else replace(plan, turns=turns)
+    models = Models(
+        codec=Codec.without_weights(folder / "codec"),
+        backbone=Backbone.without_weights(folder / "backbone"),
+        superres=SuperResolution.without_weights(folder / "superres"),
+        digests={part: checkpoint.digest(folder / part) for part in PARTS},
+        device=device,
+        size=size,
+        plan=plan,
+    )
+    changed: dict[str, str] = {}
+    loaders = {}
+
+    def bring(part: str) -> None:
+        model = models.part(part)
+        if isinstance(model, Codec):
+            model.load_weights(folder / part, device=device)
+            return
+        assert isinstance(model, Backbone | SuperResolution)
+        model.load_weights(folder / part, device=device, dtype=getattr(torch, plan.dtype))
+        own = [adapter for adapter in adapters if adapter.config.part == part]
+        changed.update(merge_adapters(own, {part: model}, models.digests))
+
+    for part in PARTS:
+        bring(part)  # also where they take turns: what is damaged is said now
+        if plan.turns:
+            loaders[part] = lambda part=part: bring(part)
+            models.release(part)
+    return replace(models, digests={**models.digests, **changed}, loaders=loaders)
+
+
+def warn_if_tight(
+    models: Models, request: SongRequest, *, num_prompt: int, on_event: OnEvent | None
+) -> None:
+    """Say so when a song needs more memory than there is: nothing else would, until it is late."""
+    scale = request.guidance_scale or models.backbone.config.guidance_scale
+    wanted = needs(
+        models.size,
+        request.duration_s,
+        models.plan.dtype,
+        num_prompt=num_prompt,
+        guided=scale != 1.0,
+    )
+    work = {part: getattr(wanted, part) for part in PARTS}
+    if not models.plan.turns:  # then the weights are there, and are not counted again
+        work = {part: size - wanted.weights[part] for part, size in work.items()}
+    stage = max(work, key=lambda part: work[part])
+    free = look_at(models.device).free_bytes
+    if free is None or work[stage] <= free or on_event is None:
+        return
+    message = (
+        f"this song needs about {work[stage] / 1e9:.1f} GB for its {stage} stage, and "
+        f"{free / 1e9:.1f} GB are free: it may fail; a shorter one needs less"
+    )
+    on_event(Notice(code="tight_memory", message=message, value=float(work[stage])))

@@ -1,0 +1,245 @@
+"""What a model needs in memory, known before any of it is loaded. Pure functions over its sizes.
+
+Each stage is counted at its most: weights, keys and values, and the largest numbers of one pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from khala import checkpoint
+from khala.backbone import BackboneConfig
+from khala.codec import Codec
+from khala.codec.config import CodecConfig
+from khala.errors import CheckpointError
+from khala.infer.fine import PARTS
+from khala.infer.limits import longest_s
+from khala.machine import Machine
+from khala.nn import TrunkConfig
+from khala.superres import SuperResConfig
+
+__all__ = ["BYTES", "LoadPlan", "ModelSize", "Needs", "decide", "longest_that_fits", "needs"]
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Kinds of numbers the two language models can compute in, and the size of one."""
+
+PROCESS_BYTES = 450_000_000
+"""Python and torch before anything is loaded; on a GPU, its libraries' share of its memory."""
+
+PROMPT = 512
+"""Tokens of prompt and lyrics that are counted with where nobody says how many there are."""
+
+BLOCK = 256
+"""Queries whose scores are held at once where the whole table of them is not."""
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSize:
+    """The sizes of a model folder, from its configs and the headers of its weights."""
+
+    backbone: BackboneConfig
+    superres: SuperResConfig
+    codec: CodecConfig
+    numbers: Mapping[str, int]
+    """Numbers that generating reads, by the name of the part."""
+
+    stored: Mapping[str, str]
+    """Kind of most numbers of a part: "float32", "bfloat16", "float16" or "int8"."""
+
+    piece_frames: int
+    """Frames that the codec decodes at once, with the context on both sides."""
+
+    @classmethod
+    def of(cls, folder: Path) -> ModelSize:
+        """Read the sizes of a model folder; no weight is read.
+
+        Raises:
+            CheckpointError: a part is missing or damaged.
+        """
+        for part in PARTS:
+            if not (folder / part).is_dir():
+                raise CheckpointError(f"{folder} is not a whole model: it has no {part}/")
+        numbers, stored = {}, {}
+        for part in PARTS:
+            tensors = checkpoint.stored_tensors(checkpoint.resolve_part(folder, part))
+            kinds: dict[str, int] = {}
+            for name, (shape, kind) in tensors.items():
+                if not (part == "codec" and name.startswith("encoder.")):
+                    kinds[kind] = kinds.get(kind, 0) + math.prod(shape)
+            numbers[part] = sum(kinds.values())
+            stored[part] = max(kinds, key=lambda kind: kinds[kind])
+        codec = Codec.without_weights(checkpoint.resolve_part(folder, "codec"))
+        return cls(
+            backbone=checkpoint.load_config(
+                checkpoint.resolve_part(folder, "backbone"), "backbone", BackboneConfig
+            ),
+            superres=checkpoint.load_config(
+                checkpoint.resolve_part(folder, "superres"), "superres", SuperResConfig
+            ),
+            codec=codec.config,
+            numbers=numbers,
+            stored=stored,
+            piece_frames=codec.piece_frames + 2 * codec.halo_frames,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Needs:
+    """Bytes that each stage needs, weights included, beside those of the process itself."""
+
+    backbone: int
+    superres: int
+    codec: int
+    weights: Mapping[str, int]
+    """The weights' share, by the name of the part."""
+
+    @property
+    def together(self) -> int:
+        """With all weights staying in memory: the stages still work one after another."""
+        work = max(getattr(self, part) - size for part, size in self.weights.items())
+        return PROCESS_BYTES + sum(self.weights.values()) + work
+
+    @property
+    def in_turns(self) -> int:
+        """With only one stage's weights in memory at a time."""
+        return PROCESS_BYTES + max(self.backbone, self.superres, self.codec)
+
+
+def needs(
+    size: ModelSize,
+    duration_s: float,
+    dtype: str,
+    *,
+    num_prompt: int = PROMPT,
+    guided: bool = False,
+) -> Needs:
+    """Return what a song of this length needs.
+
+    Args:
+        size: of the model.
+        duration_s: of the song.
+        dtype: what backbone and super-resolution compute in.
+        num_prompt: tokens of its prompt.
+        guided: two streams are written beside each other.
+    """
+    frames = math.ceil(duration_s * 1.05 * size.codec.sample_rate_hz / size.codec.hop)
+    item = BYTES[dtype]
+    weights = {part: size.numbers[part] * item for part in ("backbone", "superres")}
+    weights["codec"] = size.numbers["codec"] * BYTES["float32"]
+    return Needs(
+        backbone=weights["backbone"]
+        + _sketching(size.backbone, num_prompt, frames, item, rows=1 + guided),
+        superres=weights["superres"] + _completing(size.superres, num_prompt, frames, item),
+        codec=weights["codec"] + _decoding(size, frames),
+        weights=weights,
+    )
+
+
+def longest_that_fits(size: ModelSize, dtype: str, free_bytes: int, *, in_turns: bool) -> int:
+    """Return the longest song in whole seconds that memory and the models' positions allow.
+
+    0 where none does.
+    """
+    hop_s = size.codec.hop / size.codec.sample_rate_hz
+    positions = (size.backbone.max_positions, size.superres.max_positions)
+    low, high = 0, int(longest_s(frame_rate_hz=1 / hop_s, num_prompt=16, positions=positions))
+    while low < high:
+        middle = (low + high + 1) // 2
+        wanted = needs(size, middle, dtype)
+        fits = (wanted.in_turns if in_turns else wanted.together) <= free_bytes
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low
+
+
+def _sketching(
+    config: BackboneConfig, num_prompt: int, frames: int, item: int, *, rows: int
+) -> int:
+    trunk = config.trunk
+    positions = num_prompt + 2 * frames
+    cache = 2 * trunk.num_layers * trunk.num_kv_heads * trunk.head_width * positions * item * rows
+    return cache + _one_pass(trunk, num_prompt, item)
+
+
+def _completing(config: SuperResConfig, num_prompt: int, frames: int, item: int) -> int:
+    positions = num_prompt + frames
+    sums = 3 * positions * config.trunk.width * 4  # kept in float32
+    scores = 3 * frames * config.layout.codebook_size * 4
+    return sums + scores + _one_pass(config.trunk, positions, item)
+
+
+def _one_pass(trunk: TrunkConfig, positions: int, item: int) -> int:
+    """The largest numbers of one layer: its inputs side by side, its activations, its scores."""
+    queries = (trunk.num_heads + 2 * trunk.num_kv_heads) * trunk.head_width
+    joined = max(2 * trunk.ffn_width, queries) * trunk.width * item
+    rows = positions * (6 * trunk.width + max(4 * trunk.ffn_width, 3 * queries)) * item
+    scores = 3 * min(positions, BLOCK) * positions * trunk.num_heads * item
+    return joined + rows + scores
+
+
+def _decoding(size: ModelSize, frames: int) -> int:
+    codec = size.codec
+    pieces = min(frames, size.piece_frames)
+    wave = 4 * frames * codec.hop * codec.channels * 4
+    if codec.conv is not None:
+        widest = codec.conv.decoder_filters * 2 ** len(codec.conv.decoder_strides)
+        kernel = 2 * max(codec.conv.decoder_strides)
+        # the largest weight three times: as stored, scaled, and laid out for the product
+        return (
+            wave
+            + 3 * widest * widest // 2 * kernel * 4
+            + 5 * pieces * (codec.hop * codec.conv.decoder_filters * 4)
+        )
+    assert codec.spectral is not None
+    spectrum = codec.channels * 2 * (codec.spectral.n_fft // 2 + 1) * codec.spectral.patches
+    return wave + 8 * pieces * spectrum * 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadPlan:
+    """How a model is loaded: what was decided, not what was asked for."""
+
+    dtype: str
+    """What backbone and super-resolution compute in."""
+
+    turns: bool
+    """Each stage loads its weights when its work begins, and gives them back after it."""
+
+
+def decide(size: ModelSize, machine: Machine, dtype: str | None, duration_s: float) -> LoadPlan:
+    """Decide how to load a model on a device.
+
+    Weights stored in 16 bits stay so wherever the device computes well in them, and elsewhere if
+    nothing else fits; others become float32, so that a song is the same everywhere. On a CPU,
+    weights that are not cast are mapped from their files: the system takes their memory back when
+    it is short, so they need no turns.
+
+    Args:
+        size: of the model.
+        machine: where it shall run.
+        dtype: what was asked for; None: choose.
+        duration_s: of the longest song that is expected.
+    """
+    chosen = _dtype(size, machine, duration_s) if dtype is None else dtype
+    is_mapped = machine.kind == "cpu" and size.stored["superres"] == chosen
+    short = machine.free_bytes is not None and (
+        needs(size, duration_s, chosen).together > machine.free_bytes
+    )
+    return LoadPlan(dtype=chosen, turns=short and not is_mapped)
+
+
+def _dtype(size: ModelSize, machine: Machine, duration_s: float) -> str:
+    stored = size.stored["superres"]
+    if stored not in ("bfloat16", "float16"):
+        return "float32"
+    if machine.kind == "mps":
+        return "float16"
+    if machine.kind == "cuda":
+        return "bfloat16" if machine.has_bfloat16 else "float16"
+    free = machine.free_bytes
+    fits = free is None or needs(size, duration_s, "float32").together <= free
+    return "float32" if fits and not machine.has_bfloat16 else "bfloat16"

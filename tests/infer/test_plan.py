@@ -1,0 +1,115 @@
+"""What fits is known before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from khala import Khala
+from khala.backbone import BackboneConfig
+from khala.codec import CodecConfig, ConvConfig
+from khala.errors import CheckpointError
+from khala.infer.plan import ModelSize, decide, longest_that_fits, needs
+from khala.machine import Machine
+from khala.nn import TrunkConfig
+from khala.nn.cache import new_cache
+from khala.superres import SuperResConfig
+from khala.tokens import published_layout
+
+TRUNK = TrunkConfig(
+    width=2048, num_layers=24, num_heads=32, num_kv_heads=8, head_width=64, ffn_width=5632
+)
+PUBLISHED = ModelSize(
+    backbone=BackboneConfig(trunk=TRUNK, layout=published_layout(), max_positions=16_384),
+    superres=SuperResConfig(trunk=TRUNK, layout=published_layout(), max_positions=8_192),
+    codec=CodecConfig(conv=ConvConfig()),
+    numbers={"backbone": 1_616_922_624, "superres": 1_876_969_472, "codec": 186_099_204},
+    stored={"backbone": "bfloat16", "superres": "bfloat16", "codec": "float32"},
+    piece_frames=150,
+)
+GB = 1_000_000_000
+
+
+def on(kind: str, free: int | None, *, bfloat16: bool = True) -> Machine:
+    return Machine(device=kind, free_bytes=free, has_bfloat16=bfloat16)
+
+
+def test_the_weights_are_counted_whole(tiny_model: Path) -> None:
+    """A tensor that was left out would be missing in the promise."""
+    size, model = ModelSize.of(tiny_model), Khala.from_pretrained(tiny_model)
+    for part in ("backbone", "superres"):
+        tensors = model.models.part(part).state_dict().values()
+        assert size.numbers[part] == sum(one.numel() for one in tensors)
+        assert needs(size, 1.0, "float32").weights[part] == sum(one.nbytes for one in tensors)
+    assert size.stored["codec"] == "float32"
+
+
+def test_keys_and_values_grow_with_the_song() -> None:
+    """A long song needs more than its weights: 98,304 bytes for every frame of it in bfloat16."""
+    short, long = (needs(PUBLISHED, seconds, "bfloat16") for seconds in (60, 300))
+    frames = [-(-seconds * 105 * 44_100 // 100 // 2048) for seconds in (60, 300)]
+    caches = [
+        new_cache(TRUNK, batch=1, positions=2, device=torch.device("meta"), dtype=torch.bfloat16)
+    ]
+    per_frame = sum(one.nbytes for cache in caches for one in (*cache.keys, *cache.values))
+    assert per_frame == 98_304
+    assert long.backbone - short.backbone == per_frame * (frames[1] - frames[0])
+    assert needs(PUBLISHED, 60, "bfloat16", guided=True).backbone > short.backbone
+
+
+def test_turns_need_less() -> None:
+    """Who cannot hold three models can hold the largest."""
+    found = needs(PUBLISHED, 180, "bfloat16")
+    assert found.in_turns < found.together
+    assert found.together > 2 * (1_616_922_624 + 1_876_969_472) + 4 * 186_099_204
+
+
+@pytest.mark.parametrize(
+    ("machine", "dtype", "turns"),
+    [
+        (on("cuda", 24 * GB), "bfloat16", False),
+        (on("cuda", 8 * GB), "bfloat16", True),
+        (on("cuda", 24 * GB, bfloat16=False), "float16", False),
+        (on("mps", 32 * GB), "float16", False),
+        (on("mps", 8 * GB), "float16", True),
+        (on("cpu", 6 * GB), "bfloat16", False),  # mapped: the system takes turns itself
+        (on("cpu", 64 * GB, bfloat16=False), "float32", False),
+        (on("cpu", 12 * GB, bfloat16=False), "bfloat16", False),
+        (on("cpu", None), "bfloat16", False),
+    ],
+)
+def test_decisions_for_the_published_weights(machine: Machine, dtype: str, turns: bool) -> None:
+    """Every kind of computer gets what runs there, and no one must know which."""
+    plan = decide(PUBLISHED, machine, None, 180.0)
+    assert (plan.dtype, plan.turns) == (dtype, turns)
+
+
+def test_asking_decides() -> None:
+    """Who asks for float32 gets it, in turns where it does not fit at once."""
+    plan = decide(PUBLISHED, on("cpu", 12 * GB), "float32", 180.0)
+    assert (plan.dtype, plan.turns) == ("float32", True)
+
+
+def test_small_models_are_the_same_everywhere() -> None:
+    """The bundled model gives the same song on every computer: it is always float32."""
+    small = replace(PUBLISHED, stored=dict.fromkeys(PUBLISHED.stored, "int8"))
+    for kind in ("cpu", "cuda", "mps"):
+        assert decide(small, on(kind, 64 * GB), None, 180.0).dtype == "float32"
+
+
+def test_the_longest_song_that_fits() -> None:
+    """A promise of one second more would break on that second."""
+    found = longest_that_fits(PUBLISHED, "bfloat16", 6 * GB, in_turns=True)
+    assert found == 361, "all that the models' positions allow"
+    tight = needs(PUBLISHED, 100, "bfloat16").in_turns
+    assert longest_that_fits(PUBLISHED, "bfloat16", tight, in_turns=True) in (100, 101)
+    assert longest_that_fits(PUBLISHED, "bfloat16", 3 * GB, in_turns=True) == 0
+
+
+def test_a_folder_without_weights(tmp_path: Path) -> None:
+    """A plan for half a download would promise what cannot be made."""
+    with pytest.raises(CheckpointError, match="no codec/"):
+        ModelSize.of(tmp_path)
