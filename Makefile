@@ -22,7 +22,7 @@ $(VENV)/core: pyproject.toml
 	@touch $@
 
 $(VENV)/dev: $(VENV)/core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,plot,eval,embed,lora,train,ray]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,plot,hub,eval,embed,lora,train,ray]"
 	@touch $@
 
 song: $(VENV)/core  ## write song.wav from examples/song.txt with the bundled model

@@ -33,6 +33,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from khala import hub
 from khala.errors import CheckpointError, ConfigError
 
 __all__ = [
@@ -347,7 +348,9 @@ def _check_fit(wanted: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def resolve_model(name_or_path: str | Path) -> Path:
-    """Return the folder of a model: the bundled "nano", or a folder on disk.
+    """Return the folder of a model: the bundled "nano", a folder on disk, or one kept from the hub.
+
+    Nothing is fetched: ``Khala.from_pretrained`` and ``khala convert`` do that.
 
     Raises:
         CheckpointError: there is no such model; says what is allowed.
@@ -357,10 +360,18 @@ def resolve_model(name_or_path: str | Path) -> Path:
         return bundled
     path = Path(name_or_path)
     if path.is_dir():
+        if hub.is_download(path):
+            raise CheckpointError(
+                f"{path} is a download of published weights: `khala convert --from {path} --to "
+                "MODEL` makes a model of it"
+            )
         return path
+    if hub.is_hub_id(name_or_path) and (kept := hub.kept_model(str(name_or_path))) is not None:
+        return kept
+    fetched = "; `khala convert --from` fetches a hub id" if hub.is_hub_id(name_or_path) else ""
     raise CheckpointError(
         f"no model {str(name_or_path)!r}: give 'nano' (bundled) or a folder with codec/, backbone/ "
-        "and superres/"
+        f"and superres/{fetched}"
     )
 
 

@@ -16,7 +16,7 @@ SOURCE = Path(khala.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
-BASE = frozenset({"errors", "song", "processes", "machine"})
+BASE = frozenset({"errors", "song", "processes", "hub", "machine"})
 MODELS = BASE | {"audio", "nn", "tokens", "checkpoint", "codec", "backbone", "superres", "adapter"}
 EVERYTHING = MODELS | {
     "convert",
@@ -32,6 +32,7 @@ ALLOWED = {
     "errors": frozenset(),
     "song": frozenset({"errors"}),
     "processes": frozenset(),
+    "hub": frozenset(),
     "machine": frozenset({"errors"}),
     "audio": BASE,
     "nn": BASE,
@@ -46,7 +47,7 @@ ALLOWED = {
     "corpus": BASE | {"audio", "checkpoint", "codec", "tokens"},
     "train": MODELS | {"corpus", "recipes"},
     "recipes": MODELS | {"train"},
-    "infer": MODELS,
+    "infer": MODELS | {"convert"},
     "evals": MODELS | {"convert", "corpus", "synth", "train", "recipes", "infer"},
     "commands": EVERYTHING,
     "cli": EVERYTHING,

@@ -165,10 +165,12 @@ class Cutter(DefaultSavePlanner):
         return self.state_dict[write_item.index.fqn][where].clone()
 
 
-def save_folder(folder: Path, state: dict[str, Any], *, cut: bool = False, files: int = 3) -> Path:
-    """Write a torch.distributed.checkpoint folder with several shard files."""
+def save_folder(
+    folder: Path, state: dict[str, Any], *, cut: bool = False, files: int = 3, few: bool = False
+) -> Path:
+    """Write a torch.distributed.checkpoint folder with several shard files, or one per thread."""
     folder.mkdir(parents=True, exist_ok=True)
-    writer = FileSystemWriter(folder, single_file_per_rank=False, thread_count=files)
+    writer = FileSystemWriter(folder, single_file_per_rank=few, thread_count=files)
     planner = Cutter() if cut else DefaultSavePlanner()
     save(state, storage_writer=writer, planner=planner, no_dist=True)
     return folder

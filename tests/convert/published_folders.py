@@ -69,7 +69,7 @@ def llama_tokenizer(path: Path) -> None:
     tokenizer.save(str(path))
 
 
-def as_published(folder: Path, *, cut: bool = False) -> Path:
+def as_published(folder: Path, *, cut: bool = False, few: bool = False) -> Path:
     """The layout of the authors: Megatron's folders, the codec's checkpoint, the tokenizer."""
     for seed, (name, rows, iteration) in enumerate(
         (("backbone", BACKBONE_ROWS, 36_000), ("superresolution", SUPERRES_ROWS, 10_000))
@@ -78,7 +78,7 @@ def as_published(folder: Path, *, cut: bool = False) -> Path:
         state: dict[str, Any] = to_megatron(plain_weights(rows, seed=seed))
         state |= {"optimizer.state.exp_avg.x": torch.ones(4, 4), "rng_state": torch.zeros(3)}
         state["decoder.layers.0.self_attention.linear_qkv._extra_state"] = {"a": [1]}
-        save_folder(place, state, cut=cut)
+        save_folder(place, state, cut=cut, few=few)
         arguments = argparse.Namespace(
             **{**ARGUMENTS, "norm_epsilon": 1e-5}, params_dtype=torch.bfloat16
         )
@@ -89,16 +89,24 @@ def as_published(folder: Path, *, cut: bool = False) -> Path:
     return folder
 
 
+def decoder_only(*, copies: bool = False) -> dict[str, Any]:
+    """The converted copy's codec: no prefix, no encoder; with the codebooks or their copies."""
+    prefix, left_out = "generator.", "generator.quantizer.vq_layer_" if copies else "-"
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in lightning_codec()["state_dict"].items()
+        if name.startswith((f"{prefix}decoder.", f"{prefix}quantizer."))
+        and not name.startswith(left_out)
+    }
+
+
 def as_copied(folder: Path) -> Path:
-    """The layout of the converted copy: our names in safetensors, and no tokenizer."""
+    """The layout of the converted copy: our names in safetensors, no encoder and no tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, (kind, rows) in enumerate((("backbone", BACKBONE_ROWS), ("superres", SUPERRES_ROWS))):
         save_file(plain_weights(rows, seed=seed), folder / f"khala_{kind}.safetensors")
         arguments = {**ARGUMENTS, "padded_vocab_size": rows, "seq_length": 4096}
         (folder / f"{kind}_megatron_args.json").write_text(json.dumps(arguments))
-    state = lightning_codec()["state_dict"]
-    prefix = "generator."
-    codec = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-    torch.save(codec, folder / "decoder_weights.pt")
+    torch.save(decoder_only(), folder / "decoder_weights.pt")
     (folder / "decoder_config.yaml").write_text("model: {}\n")
     return folder

@@ -304,6 +304,18 @@ def no_shard(folder: Path) -> None:
     next((folder / "superresolution").rglob("*.distcp")).unlink()
 
 
+def half_shard(folder: Path) -> None:
+    path = next((folder / "superresolution").rglob("*.distcp"))
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def backbone_twice(folder: Path) -> None:
+    shutil.rmtree(folder / "superresolution")
+    shutil.copytree(folder / "backbone", folder / "superresolution")
+
+
 def two_codecs(folder: Path) -> None:
     shutil.copyfile(folder / "dac_rvq_2490000.ckpt", folder / "other.ckpt")
 
@@ -331,6 +343,11 @@ def broken_arguments(folder: Path) -> None:
         (two_iterations, "found: iter_0000001, iter_0036000"),
         (bad_tracker, "must hold a number"),
         (no_shard, "is missing"),
+        (half_shard, r"superresolution/.*\.distcp"),
+        (
+            backbone_twice,
+            r"holds a backbone \(130,432 rows.*a super-resolution model belongs there",
+        ),
         (two_codecs, "two of one kind"),
         (other_tokenizer, "special tokens begin at"),
         (contradiction, "hidden_size is 2048, and the tensors have 12"),

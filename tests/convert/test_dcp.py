@@ -60,6 +60,17 @@ def change_metadata(folder: Path, change: Callable[[Any], Any]) -> None:
     path.write_bytes(pickle.dumps(change(metadata) or metadata))
 
 
+def test_a_path_in_the_metadata(tmp_path: Path) -> None:
+    """Where a checkpoint was once written says nothing about its weights."""
+    folder = save_folder(tmp_path, weights())
+
+    def moved(metadata: Any) -> None:
+        metadata.storage_meta.checkpoint_id = Path("/runs/x")
+
+    change_metadata(folder, moved)
+    assert read_distributed(folder).tensors.keys() == weights().keys()
+
+
 class Hostile:
     """Runs a command when it is unpickled."""
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from khala import checkpoint
 from khala.codec.config import CodecConfig, ConvConfig
-from khala.codec.conv import ConvDecoder, ConvEncoder
+from khala.codec.conv import ConvDecoder, ConvEncoder, NoEncoder
 from khala.codec.quantizer import ResidualQuantizer
 from khala.codec.spectral import Guide, SpectralDecoder, SpectralEncoder, Stft, to_mid_side
 from khala.errors import AudioError
@@ -47,7 +47,8 @@ class Codec(nn.Module):
         self.encoder: nn.Module
         self.decoder: nn.Module
         if config.conv is not None:
-            self.encoder = ConvEncoder(config, config.conv)
+            bare = config.conv.encoder_filters is None
+            self.encoder = NoEncoder() if bare else ConvEncoder(config, config.conv)
             self.decoder = ConvDecoder(config, config.conv)
         else:
             assert config.spectral is not None
@@ -89,7 +90,13 @@ class Codec(nn.Module):
         return checkpoint.save_model(folder, kind="codec", config=self.config, tensors=tensors)
 
     def codes_digest(self) -> str:
-        """Return what identifies the codes this codec gives: a sha256 of all but its decoder."""
+        """Return what identifies the codes this codec gives: a sha256 of all but its decoder.
+
+        Raises:
+            CheckpointError: it has no encoder and gives none.
+        """
+        if isinstance(self.encoder, NoEncoder):
+            self.encoder()
         seen = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
             if not name.startswith("decoder."):
@@ -116,7 +123,7 @@ class Codec(nn.Module):
         """Frames coded at once where nobody says how many."""
         if self.config.conv is None:
             return PIECE_FRAMES
-        widest = max(self.config.conv.encoder_filters, self.config.conv.decoder_filters)
+        widest = max(self.config.conv.encoder_filters or 0, self.config.conv.decoder_filters)
         fit = PIECE_BYTES // (4 * widest * self.config.hop)
         return min(PIECE_FRAMES, 1 << max(fit, 16).bit_length() - 1)
 
@@ -149,6 +156,7 @@ class Codec(nn.Module):
 
         Raises:
             AudioError: wrong shape, no whole frame, or samples that are not finite.
+            CheckpointError: this codec came without an encoder.
         """
         self._check(wave_BCN, pad)
         hop = self.config.hop

@@ -21,11 +21,12 @@ __all__ = [
 class ConvConfig:
     """The published transform: strided convolutions on the waveform with Snake activations."""
 
-    encoder_filters: int = 128
-    """Channels after the first convolution; doubled at every stride."""
+    encoder_filters: int | None = 128
+    """Channels after the first convolution; doubled at every stride. ``None``: there is no encoder,
+    so codes can be played and nothing can be encoded."""
 
     encoder_strides: tuple[int, ...] = (4, 8, 8, 8)
-    """Down-sampling factors, even; their product is the hop."""
+    """Down-sampling factors, even; their product is the hop. Empty without an encoder."""
 
     decoder_filters: int = 192
     """Channels before the last convolution; doubled at every stride, counted from the end."""
@@ -206,10 +207,17 @@ class CodecConfig:
             raise ConfigError("guide needs the spectral transform")
 
     def _check_strides(self, conv: ConvConfig) -> None:
+        if (conv.encoder_filters is None) != (not conv.encoder_strides):
+            raise ConfigError(
+                f"encoder_filters {conv.encoder_filters} and encoder_strides "
+                f"{conv.encoder_strides}: a codec has both, or None and no strides"
+            )
         for name, strides in (
             ("encoder_strides", conv.encoder_strides),
             ("decoder_strides", conv.decoder_strides),
         ):
+            if name == "encoder_strides" and not strides:
+                continue
             product = 1
             for stride in strides:
                 if stride < 2 or stride % 2:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from khala.codec.config import CodecConfig, ConvConfig
+from khala.errors import CheckpointError
 
-__all__ = ["ConvDecoder", "ConvEncoder"]
+__all__ = ["ConvDecoder", "ConvEncoder", "NoEncoder"]
 
 
 class Snake(nn.Module):
@@ -133,6 +134,7 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, config: CodecConfig, conv: ConvConfig) -> None:
         super().__init__()
+        assert conv.encoder_filters is not None
         width = conv.encoder_filters
         layers: list[nn.Module] = [Conv(config.channels, width, 7, padding=3)]
         for stride in conv.encoder_strides:
@@ -144,6 +146,17 @@ class ConvEncoder(nn.Module):
     def forward(self, wave_BCN: Tensor) -> Tensor:
         """Return latents_BTD, T = N / hop."""
         return self.block(wave_BCN).transpose(1, 2)
+
+
+class NoEncoder(nn.Module):
+    """Stands where weights with a decoder alone have no encoder, and says so when asked."""
+
+    def forward(self, *_: Tensor) -> Tensor:
+        """Raise CheckpointError."""
+        raise CheckpointError(
+            "this codec has no encoder: its weights came with a decoder alone, which plays songs "
+            "and cannot encode recordings"
+        )
 
 
 class ConvDecoder(nn.Module):

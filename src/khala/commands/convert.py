@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from khala.commands.models import add_fetch_options
 from khala.commands.terminal import Counter, Terminal, add_output_options
 from khala.errors import RequestError
 
@@ -23,19 +24,28 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  khala convert --from Khala-MusicGeneration-v1.0 --check     look, write nothing\n"
         "  khala convert --from Khala-MusicGeneration-v1.0 --to khala-v1 --dtype bfloat16\n"
+        "  khala convert --from liujiafeng/Khala-MusicGeneration-v1.0 --tokenizer Llama-3.1-8B \\\n"
+        "                --to khala-v1 --dtype bfloat16                  download it, too\n"
         "  khala generate --model khala-v1 --prompt pop --instrumental --out song.wav\n\n"
-        "DIR is the download as it is: backbone/ and superresolution/ with their iter_* folders\n"
-        "and a .ckpt file; or khala_backbone.safetensors, khala_superres.safetensors and\n"
-        "decoder_weights.pt with their *_megatron_args.json. What is missing is said, the rest is\n"
-        "converted; put the tokenizer.json of the weights into DIR to have it in the model too.\n\n"
+        "WEIGHTS is a hub id (the authors' one has about 19 GB), or the folder of a download as\n"
+        "it is: backbone/ and superresolution/ with their iter_* folders and a .ckpt file; or\n"
+        "khala_backbone.safetensors, khala_superres.safetensors and decoder_weights.pt with\n"
+        "their *_megatron_args.json. What is missing is said, the rest is converted. The\n"
+        "tokenizer is that of Llama 3.1, which comes with neither: name a folder that has its\n"
+        "tokenizer.json, or a hub id, with --tokenizer.\n\n"
         "Nothing in the files is run. Memory stays small; the disk needs room for the result.\n"
         "Stopped, the same command goes on with the part it was at. The published weights may not\n"
         "be used commercially (CC BY-NC 4.0), and a converted copy is still theirs."
     )
     parser.add_argument(
-        "--from", dest="source", required=True, metavar="DIR", help="the downloaded weights"
+        "--from",
+        dest="source",
+        required=True,
+        metavar="WEIGHTS",
+        help="a folder with downloaded weights, or a hub id",
     )
     parser.add_argument("--to", metavar="FOLDER", help="the model folder to write")
+    add_fetch_options(parser)
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
@@ -53,9 +63,9 @@ def run_convert(args: argparse.Namespace) -> int:
     if args.to is None and not args.check:
         raise RequestError("give --to FOLDER, or --check to look only")
     from khala.convert import conversion
-    from khala.convert.published import look
 
-    source = look(Path(args.source))
+    with Counter(terminal=terminal) as count:
+        source = _find(args, terminal, count)
     dtype = None if args.dtype is None else conversion.DTYPES[args.dtype]
     report = conversion.describe(source, dtype)
     if args.check:
@@ -81,6 +91,26 @@ def run_convert(args: argparse.Namespace) -> int:
         terminal.line(f"{folder}: a whole model; try khala generate --model {folder}")
     terminal.document({"model": str(folder), **report})
     return 0
+
+
+def _find(args: argparse.Namespace, terminal: Terminal, count: Counter) -> Source:
+    """Return what a folder holds, or what a hub has after it was downloaded."""
+    from khala import hub
+    from khala.convert import fetch
+    from khala.convert.published import look
+
+    if hub.is_hub_id(args.source):
+        return fetch.fetch_source(
+            args.source,
+            revision=args.revision,
+            tokenizer=args.tokenizer,
+            on_progress=count,
+            on_note=terminal.note,
+        )
+    if args.revision is not None:
+        raise RequestError(f"--revision is for a hub id, and --from {args.source!r} is none")
+    chosen = None if args.tokenizer is None else fetch.find_tokenizer(args.tokenizer)
+    return look(Path(args.source), tokenizer=chosen)
 
 
 def _show_check(terminal: Terminal, source: Source, report: dict[str, Any]) -> None:

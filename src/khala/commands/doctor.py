@@ -155,10 +155,12 @@ def _kind(terminal: Terminal, size: ModelSize, machine: Machine, dtype: str) -> 
 
 def _measure(terminal: Terminal, name: str, device: str) -> dict[str, Any]:
     """Load the model, verify every file of it, and see how fast it is."""
+    from khala.checkpoint import resolve_model
     from khala.commands.models import load_khala
     from khala.infer.examine import estimate_speed
 
     try:
+        resolve_model(name)  # looking at a computer fetches nothing
         model = load_khala(name, device)
         speed = estimate_speed(model)
     except KhalaError as error:

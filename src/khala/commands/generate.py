@@ -8,7 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from khala.commands.models import add_device_options, add_lora_option
+from khala.commands.models import (
+    MODEL_HELP,
+    add_device_options,
+    add_fetch_options,
+    add_lora_option,
+)
 from khala.commands.outputs import SongFiles, check_files, describe, name_files
 from khala.commands.terminal import Stages, StopFlag, Terminal, add_output_options, stopping
 from khala.errors import Cancelled, RequestError
@@ -72,7 +77,8 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         metavar="W",
         help="how strictly to follow prompt and words, 1 to 10 (default: the model's own)",
     )
-    how.add_argument("--model", default="nano", metavar="NAME", help="'nano' or a model folder")
+    how.add_argument("--model", default="nano", metavar="NAME", help=MODEL_HELP)
+    add_fetch_options(how)
     add_lora_option(how)
     add_device_options(how)
     files = parser.add_argument_group("files")
@@ -96,7 +102,17 @@ def run_generate(args: argparse.Namespace) -> int:
 
     started_s = time.monotonic()
     with stopping(terminal) as stop:
-        model = load_khala(args.model, args.device, args.lora, dtype=args.dtype)
+        with Stages(terminal=terminal) as stages:
+            model = load_khala(
+                args.model,
+                args.device,
+                args.lora,
+                dtype=args.dtype,
+                revision=args.revision,
+                tokenizer=args.tokenizer,
+                on_event=stages,
+                should_stop=stop,
+            )
         if args.plot:
             from khala.infer.plot import check_plot
 

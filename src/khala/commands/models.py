@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from khala.infer import Khala
+    from khala.infer.events import OnEvent, ShouldStop
 
-__all__ = ["add_device_options", "add_lora_option", "check_device", "load_khala"]
+__all__ = [
+    "MODEL_HELP",
+    "add_device_options",
+    "add_fetch_options",
+    "add_lora_option",
+    "check_device",
+    "load_khala",
+]
+
+MODEL_HELP = "'nano', a model folder, or a hub id (owner/name), which is fetched once"
 
 
 def check_device(device: str) -> str:
@@ -31,6 +41,18 @@ def add_lora_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_fetch_options(parser: argparse._ActionsContainer) -> None:
+    """``--revision`` and ``--tokenizer``, for commands that may fetch a model."""
+    parser.add_argument(
+        "--revision", metavar="R", help="branch, tag or commit of a hub id (default: main, kept)"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        help="folder with tokenizer.json, that file, or a hub id, for weights without one",
+    )
+
+
 def add_device_options(parser: argparse._ActionsContainer) -> None:
     """``--device`` and ``--dtype``, the same for every command that makes codes."""
     parser.add_argument(
@@ -45,9 +67,26 @@ def add_device_options(parser: argparse._ActionsContainer) -> None:
 
 
 def load_khala(
-    name: str, device: str, lora: Sequence[str] = (), *, dtype: str | None = None
+    name: str,
+    device: str,
+    lora: Sequence[str] = (),
+    *,
+    dtype: str | None = None,
+    revision: str | None = None,
+    tokenizer: str | None = None,
+    on_event: OnEvent | None = None,
+    should_stop: ShouldStop | None = None,
 ) -> Khala:
-    """Load a whole model folder, with adapters."""
+    """Load a whole model folder, with adapters; a hub id is fetched the first time."""
     from khala.infer import Khala
 
-    return Khala.from_pretrained(name, device=check_device(device), dtype=dtype, lora=lora)
+    return Khala.from_pretrained(
+        name,
+        revision=revision,
+        tokenizer=tokenizer,
+        device=check_device(device),
+        dtype=dtype,
+        lora=lora,
+        on_event=on_event,
+        should_stop=should_stop,
+    )

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from khala.commands.generate import finish_song
-from khala.commands.models import add_device_options, add_lora_option
+from khala.commands.models import add_device_options, add_fetch_options, add_lora_option
 from khala.commands.outputs import check_files, name_files
 from khala.commands.terminal import Stages, Terminal, add_output_options, stopping
 from khala.errors import Cancelled, RequestError
@@ -33,6 +33,7 @@ def add_refine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help=".wav, .flac, .mp3 or .opus")
     parser.add_argument("--plot", action="store_true", help="also draw waveform, mel and sections")
     parser.add_argument("--model", metavar="NAME", help="default: the song's own")
+    add_fetch_options(parser)
     add_lora_option(parser)
     add_device_options(parser)
     add_output_options(parser)
@@ -53,8 +54,16 @@ def run_refine(args: argparse.Namespace) -> int:
 
     with stopping(terminal) as stop, Stages(terminal=terminal) as stages:
         made = None if song.ended == "recording" else song.dtype
-        dtype = args.dtype or made
-        model = load_khala(args.model or song.model, args.device, args.lora, dtype=dtype)
+        model = load_khala(
+            args.model or song.model,
+            args.device,
+            args.lora,
+            dtype=args.dtype or made,
+            revision=args.revision,
+            tokenizer=args.tokenizer,
+            on_event=stages,
+            should_stop=stop,
+        )
         if args.plot:
             from khala.infer.plot import check_plot
 

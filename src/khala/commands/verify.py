@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from khala.commands.models import add_device_options, add_lora_option
+from khala.commands.models import add_device_options, add_fetch_options, add_lora_option
 from khala.commands.terminal import Stages, Terminal, add_output_options, stopping
 from khala.song import Song
 
@@ -23,6 +23,7 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("song", metavar="SONG.khala", help="a saved song")
     parser.add_argument("--model", metavar="NAME", help="default: the song's own")
+    add_fetch_options(parser)
     add_lora_option(parser)
     add_device_options(parser)
     add_output_options(parser)
@@ -36,8 +37,16 @@ def run_verify(args: argparse.Namespace) -> int:
     from khala.infer import replay
 
     with stopping(terminal) as stop, Stages(terminal=terminal) as stages:
-        dtype = args.dtype or song.dtype
-        model = load_khala(args.model or song.model, args.device, args.lora, dtype=dtype)
+        model = load_khala(
+            args.model or song.model,
+            args.device,
+            args.lora,
+            dtype=args.dtype or song.dtype,
+            revision=args.revision,
+            tokenizer=args.tokenizer,
+            on_event=stages,
+            should_stop=stop,
+        )
         result = replay(model, song, on_event=stages, should_stop=stop)
     if result.other_models:
         terminal.line(f"made by another {' and '.join(result.other_models)} than those here")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from khala.convert.dcp import DTYPES
-from khala.convert.pickles import Record
+from khala.convert.pickles import STANDARD, Record
 from khala.convert.torch_file import read_torch_file
 from khala.errors import CheckpointError
 
@@ -16,10 +16,7 @@ __all__ = ["find_arguments"]
 
 MAX_BYTES = 4 << 20
 PUBLISHED_NORM_EPS = 1e-6
-RECORDS = (
-    *("argparse.Namespace", "types.SimpleNamespace"),
-    *("megatron.", "torch.distributed.", "torch.device", "numpy."),
-)
+RECORDS = ("megatron.", "torch.distributed.", "torch.device", "numpy.", *STANDARD)
 """Classes that Megatron keeps beside its arguments."""
 
 

@@ -3,13 +3,15 @@
 Its checkpoint is one of PyTorch Lightning: under ``state_dict`` the codec is what begins with
 ``generator.``. Encoder and decoder keep their names (see `khala.codec.conv`). The codebooks, one
 tensor per level there, become one; a second copy of each, ``quantizer.embed_i``, must equal it.
-What else a level holds was needed only to train it.
+What else a level holds was needed only to train it. The converted copy has no encoder: it becomes a
+codec that plays songs.
 
 Shape letters: Q levels, K codes of a level, W latent width.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,23 +59,21 @@ def codec_config(stored: Mapping[str, StoredTensor], *, source: str) -> CodecCon
         CheckpointError: they describe none.
     """
     try:
-        enter = stored["encoder.block.0.weight_v"].shape
+        has_encoder = any(name.startswith("encoder.") for name in stored)
+        filters = stored["encoder.block.0.weight_v"].shape[0] if has_encoder else None
         down = _strides(stored, r"encoder\.block\.(\d+)\.block\.4\.weight_v")
         up = _strides(stored, r"decoder\.model\.(\d+)\.block\.1\.weight_v")
         leave = stored[f"decoder.model.{len(up) + 2}.weight_v"].shape
-        levels = {int(hit[1]) for name in stored if (hit := TABLE.fullmatch(name))}
-        num_codes, latent_width = stored[_table(0)].shape
-        hop = 1
-        for stride in down:
-            hop *= stride
+        tables = _tables(stored)
+        num_codes, latent_width = stored[tables.get(0, _table(0))].shape
         return CodecConfig(
-            channels=enter[1],
-            hop=hop,
+            channels=leave[0],
+            hop=math.prod(up),
             quantizer=QuantizerConfig(
-                num_levels=len(levels), codebook_size=num_codes, latent_width=latent_width
+                num_levels=len(tables), codebook_size=num_codes, latent_width=latent_width
             ),
             conv=ConvConfig(
-                encoder_filters=enter[0],
+                encoder_filters=filters,
                 encoder_strides=down,
                 decoder_filters=leave[1],
                 decoder_strides=up,
@@ -96,9 +96,11 @@ def codec_tensors(
     with torch.device("meta"):
         ours = Codec(config).state_dict()
     sizes, levels = config.quantizer, range(config.quantizer.num_levels)
+    found = _tables(stored)
+    tables = tuple(found.get(level, _table(level)) for level in levels)
     shapes = {name: tuple(t.shape) for name, t in ours.items() if name != "quantizer.codebooks"}
     shape = (sizes.codebook_size, sizes.latent_width)
-    wanted = shapes | {_table(level): shape for level in levels}
+    wanted = shapes | dict.fromkeys(tables, shape)
     allowed = wanted | {f"quantizer.embed_{level}": shape for level in levels}
     for name, shape in wanted.items():
         if name not in stored:
@@ -112,7 +114,6 @@ def codec_tensors(
             raise CheckpointError(
                 f"{source}: tensor {name} is {tensor.dtype} {tensor.shape}, not {allowed[name]}"
             )
-    tables = tuple(_table(level) for level in levels)
     plain = [
         PlainTensor(
             name=name,
@@ -139,16 +140,24 @@ def check_copies(stored: Mapping[str, StoredTensor], *, source: str) -> list[str
     Raises:
         CheckpointError: a copy differs, so nobody can say which of the two is meant.
     """
-    copies = [name for name in stored if COPY.fullmatch(name)]
-    for name in copies:
-        table = _table(int(name.rpartition("_")[2]))
+    tables = _tables(stored)
+    copies = {name: int(hit[1]) for name in stored if (hit := COPY.fullmatch(name))}
+    copies = {name: level for name, level in copies.items() if tables[level] != name}
+    for name, level in copies.items():
+        table = tables[level]
         if not torch.equal(stored[name].read(), stored[table].read()):
             raise CheckpointError(f"{source}: tensors {name} and {table} must be equal and differ")
-    return copies
+    return list(copies)
 
 
 def _table(level: int) -> str:
     return f"quantizer.vq_layer_{level}._codebook.embed"
+
+
+def _tables(stored: Mapping[str, StoredTensor]) -> dict[int, str]:
+    """Return the codebook of each level: all of them, or if there is none of them, the copies."""
+    found = {int(hit[1]): name for name in stored if (hit := TABLE.fullmatch(name))}
+    return found or {int(hit[1]): name for name in stored if (hit := COPY.fullmatch(name))}
 
 
 def _strides(stored: Mapping[str, StoredTensor], pattern: str) -> tuple[int, ...]:

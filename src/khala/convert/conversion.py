@@ -96,6 +96,7 @@ def describe(source: Source, dtype: torch.dtype | None = None) -> dict[str, Any]
     """Return what becomes of a source as plain JSON types: the conversion's report."""
     return {
         "source": str(source.folder),
+        "download": source.download,
         "parts": {kind: _describe(part, dtype) for kind, part in source.parts.items()},
         "tokenizer": None if source.tokenizer is None else str(source.tokenizer),
         "missing": list(source.missing),

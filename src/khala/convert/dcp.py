@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from khala.convert.pickles import Name, Record, read_pickle
+from khala.convert.pickles import STANDARD, Name, Record, read_pickle
 from khala.convert.torch_file import (
     MAX_PICKLE_BYTES,
     STORAGES,
@@ -33,7 +33,7 @@ from khala.errors import CheckpointError
 __all__ = ["DistributedCheckpoint", "ShardedTensor", "read_distributed", "why_skipped"]
 
 DTYPES = {str(dtype): dtype for dtype in STORAGES.values()}
-RECORDS = ("torch.distributed.", "megatron.")
+RECORDS = ("torch.distributed.", "megatron.", *STANDARD)
 SKIPPED = (
     ("optim", "state of the optimiser"),
     ("_extra_state", "state of the training library's layers, no weights"),

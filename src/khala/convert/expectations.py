@@ -65,9 +65,12 @@ def _facts(part: Part) -> list[Fact]:
     if isinstance(config, CodecConfig):
         copies = [name for name, why in part.skipped.items() if why.startswith("a copy")]
         inside = [name for name in part.skipped if "quantizer." in name]
-        facts.append(("entries of the codec", CODEC_ENTRIES, len(used) + len(inside)))
+        whole = config.conv is not None and config.conv.encoder_filters is not None
+        conv = ConvConfig() if whole else ConvConfig(encoder_filters=None, encoder_strides=())
+        entries = CODEC_ENTRIES if whole else None
+        facts.append(("entries of the codec", entries, len(used) + len(inside)))
         facts.append(("codebooks with an equal copy", config.quantizer.num_levels, len(copies)))
-        facts.append(("sizes", CodecConfig(conv=ConvConfig()), config))
+        facts.append(("sizes", CodecConfig(conv=conv), config))
     else:
         facts += _language_facts(part.kind, config, used)
     return [Fact(part.kind, what, expected, found) for what, expected, found in facts]

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import pickletools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from khala.errors import CheckpointError
 
-__all__ = ["Name", "Record", "read_pickle"]
+__all__ = ["STANDARD", "Name", "Record", "read_pickle"]
 
 MAX_STEPS = 20_000_000
 """A checkpoint of a hundred thousand tensors has some millions."""
@@ -43,6 +43,9 @@ MARKED: dict[str, Callable[[list[Any]], Any]] = {
     "DICT": lambda items: dict(_pairs(items)),
     "FROZENSET": frozenset,
 }
+FILLING = {"APPEND": 1, "APPENDS": 0, "SETITEM": 2, "SETITEMS": 0, "ADDITEMS": 0}
+"""Instructions that fill a container, and how many values they take; 0: all above the mark."""
+
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 MARK = object()
 
@@ -55,6 +58,19 @@ PLAIN: dict[str, Build] = {
     "_codecs.encode": lambda text, _: text.encode("latin1"),
 }
 """How older pickles write sets and bytes."""
+
+TYPES = (
+    *("object", "type", "bool", "int", "long", "float", "complex", "str", "unicode", "bytes"),
+    *("bytearray", "dict", "list", "tuple", "slice", "range", "xrange"),
+)
+STANDARD = (
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in TYPES),
+    *("argparse.Namespace", "types.SimpleNamespace", "typing.", "enum.", "pathlib.", "datetime."),
+    *("uuid.UUID", "signal.Signals", "collections.deque", "collections.Counter"),
+    *("functools.partial",),
+)
+"""Classes of Python's own that programs keep beside weights; the second name of a built-in type is
+that of pickles up to protocol 2, which torch writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +92,9 @@ class Record:
 
     state: Any = None
     """Given afterwards: a dictionary of attributes, as a rule."""
+
+    items: list[Any] = field(default_factory=list)
+    """What was put into it: values, or keys and values in turn."""
 
 
 def read_pickle(
@@ -169,15 +188,11 @@ class _Machine:
     def _change(self, name: str, argument: Any) -> None:
         """Fill a container, or make an object: what is refused is refused here."""
         stack = self._stack
-        if name in ("APPEND", "APPENDS"):
-            items = self._to_mark() if name == "APPENDS" else [stack.pop()]
-            _a(list, stack[-1]).extend(items)
-        elif name in ("SETITEM", "SETITEMS"):
-            items = self._to_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-            _a(dict, stack[-1]).update(_pairs(items))
-        elif name == "ADDITEMS":
-            items = self._to_mark()
-            _a(set, stack[-1]).update(items)
+        if name in FILLING:
+            count = FILLING[name]
+            items = stack[-count:] if count else self._to_mark()
+            del stack[len(stack) - count :]
+            _fill(stack[-1], items, name)
         elif name == "GLOBAL":
             stack.append(self._known(str(argument).replace(" ", ".", 1)))
         elif name == "STACK_GLOBAL":
@@ -227,6 +242,18 @@ class _Machine:
 
 def _is_record(text: str, records: tuple[str, ...]) -> bool:
     return any(text == one or (one.endswith(".") and text.startswith(one)) for one in records)
+
+
+def _fill(target: Any, items: list[Any], name: str) -> None:
+    """Put items into a container, or beside an object that is kept as plain values."""
+    if isinstance(target, Record):
+        target.items.extend(items)
+    elif name.startswith("APPEND"):
+        _a(list, target).extend(items)
+    elif name.startswith("SETITEM"):
+        _a(dict, target).update(_pairs(items))
+    else:
+        _a(set, target).update(items)
 
 
 def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:

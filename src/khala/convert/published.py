@@ -15,9 +15,11 @@ name, a shape and a place until it is read.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from khala.backbone import BackboneConfig
 from khala.codec.config import CodecConfig
@@ -30,8 +32,9 @@ from khala.convert.codec import (
     split_codec,
 )
 from khala.convert.converted import plain_sizes, plain_tensors
-from khala.convert.dcp import read_distributed, why_skipped
+from khala.convert.dcp import DTYPES, read_distributed, why_skipped
 from khala.convert.megatron import is_megatron, megatron_sizes, megatron_tensors
+from khala.convert.pickles import STANDARD
 from khala.convert.safetensors_file import find_tensors
 from khala.convert.sizes import max_positions, trunk_config
 from khala.convert.stored import PlainTensor, StoredTensor
@@ -40,7 +43,7 @@ from khala.errors import CheckpointError
 from khala.superres import SuperResConfig
 from khala.tokens import COARSE_LEVELS, TextTokenizer, published_layout
 
-__all__ = ["PARTS", "Part", "Source", "look"]
+__all__ = ["PARTS", "Part", "Source", "check_tokenizer", "is_read", "look"]
 
 PARTS = ("codec", "backbone", "superres")
 POSITIONS = {"backbone": 16_384, "superres": 8_192}
@@ -49,10 +52,17 @@ POSITIONS = {"backbone": 16_384, "superres": 8_192}
 TITLES = {"backbone": "a backbone", "superres": "a super-resolution model"}
 TRACKER = "latest_checkpointed_iteration.txt"
 TOKENIZERS = ("tokenizer.json", "Tokenizer/tokenizer.json", "tokenizer/tokenizer.json")
+READ = re.compile(
+    r"(backbone|superresolution)/latest_checkpointed_iteration\.txt"
+    r"|((backbone|superresolution)/((iter_\d+|release)/)?)?((backbone|superres)_)?megatron_args\.json"
+    r"|(backbone|superresolution)/(iter_\d+|release)/(\.metadata|common\.pt|\w[\w.-]*\.distcp)"
+    r"|\w[\w.-]*\.ckpt|decoder_weights\.pt|khala_(backbone|superres)\.safetensors"
+    r"|([Tt]okenizer/)?tokenizer\.json",
+    re.ASCII,
+)
 LIGHTNING = (
-    *("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "typing."),
-    *("argparse.Namespace", "numpy.", "torch.device"),
-    *(f"builtins.{name}" for name in ("object", "dict", "list", "tuple", "str", "int", "float")),
+    *("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "torchmetrics."),
+    *("numpy.", "torch.device", "torch.torch_version.", "torch.optim.", *DTYPES, *STANDARD),
 )
 """Classes that Lightning keeps beside the weights; read as plain values and not used."""
 
@@ -90,9 +100,21 @@ class Source:
     missing: tuple[str, ...] = field(default=())
     """What a whole model would need beside this."""
 
+    download: Mapping[str, Any] | None = None
+    """Where the folder was downloaded from, for the conversion's report."""
 
-def look(folder: Path) -> Source:
+
+def is_read(name: str) -> bool:
+    """Tell whether `look` may read a file of a download, given its path there with slashes."""
+    return READ.fullmatch(name) is not None
+
+
+def look(folder: Path, *, tokenizer: Path | None = None) -> Source:
     """Return what ``folder`` holds; every name and shape is checked.
+
+    Args:
+        folder: a download as it is.
+        tokenizer: a tokenizer.json that is used instead of the folder's.
 
     Raises:
         CheckpointError: no published weights there, or they are damaged, incomplete, those of
@@ -113,9 +135,10 @@ def look(folder: Path) -> Source:
             f"{folder} has no published weights: expected backbone/, superresolution/ and a .ckpt "
             "file, or khala_backbone.safetensors, khala_superres.safetensors and decoder_weights.pt"
         )
-    tokenizer = next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
+    if tokenizer is None:
+        tokenizer = next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
     if tokenizer is not None:
-        _check_tokenizer(tokenizer)
+        check_tokenizer(tokenizer)
     missing = [kind for kind in PARTS if kind not in parts]
     missing += ["tokenizer.json"] if tokenizer is None else []
     ordered = {kind: parts[kind] for kind in PARTS if kind in parts}
@@ -250,10 +273,12 @@ def _codec(path: Path) -> Part:
             for one in tensors
         ]
     skipped |= dict.fromkeys(copies, "a copy of a codebook, equal to it")
-    notes = (
+    notes = [
         f"{entries or len(found)} entries of the codec",
         "always stored in float32: codes depend on it",
-    )
+    ]
+    if config.conv is not None and config.conv.encoder_filters is None:
+        notes.append("no encoder: songs can be made and played, recordings cannot be encoded")
     return Part(
         kind="codec",
         source=path,
@@ -261,11 +286,11 @@ def _codec(path: Path) -> Part:
         config=config,
         tensors=tuple(tensors),
         skipped=skipped,
-        notes=notes,
+        notes=tuple(notes),
     )
 
 
-def _check_tokenizer(path: Path) -> None:
+def check_tokenizer(path: Path) -> None:
     """Raise CheckpointError unless text ends where the published control ids begin."""
     wanted = published_layout().first_control_id
     found = TextTokenizer.load(path).first_control_id

@@ -15,7 +15,8 @@ class Progress:
     """One stage moved. Every stage ends with ``done == total``, unless it was cancelled."""
 
     stage: str
-    """"backbone" counts frames, "superres" levels, "codec" frames of sound, "encode" frames."""
+    """"backbone" counts frames, "superres" levels, "codec" frames of sound, "encode" frames;
+    while weights are fetched, "download (MB)" and "codec (MB)" and so on count megabytes."""
 
     done: int
     total: int
@@ -33,7 +34,7 @@ class Notice:
     """Something was decided that the caller would want to know."""
 
     code: str
-    """Stable name: "scaled_down", "dense_lyrics", "tight_memory" or "other_adapter"."""
+    """Stable name: "scaled_down", "dense_lyrics", "tight_memory", "other_adapter" or "fetching"."""
 
     message: str
     """One line for people."""

@@ -24,6 +24,7 @@ from khala.infer import fine, sound
 from khala.infer.events import Notice, OnEvent, ShouldStop, StageClock
 from khala.infer.limits import FrameBounds, frame_bounds, longest_s
 from khala.infer.loading import Models, load_models, warn_if_tight
+from khala.infer.weights import find_model, find_tokenizer
 from khala.song import Song, SongRequest
 from khala.superres import SuperResolution
 from khala.tokens import TextTokenizer, build_prompt, normalise_lyrics
@@ -48,7 +49,7 @@ class Khala:
 
     tokenizer: TextTokenizer
     name: str
-    """What was asked for: "nano" or a folder."""
+    """What was asked for: "nano", a folder or a hub id."""
 
     digests: dict[str, str]
     """sha256 of each part, by its name; "backbone.lora" and "superres.lora" name the adapters that
@@ -59,15 +60,23 @@ class Khala:
         cls,
         name_or_path: str | Path = "nano",
         *,
+        revision: str | None = None,
+        tokenizer: str | Path | None = None,
         device: str = "cpu",
         dtype: str | None = None,
         turns: bool | None = None,
         lora: Sequence[str | Path] = (),
+        on_event: OnEvent | None = None,
+        should_stop: ShouldStop | None = None,
     ) -> Self:
         """Load a model folder: ``codec/``, ``backbone/``, ``superres/`` and ``tokenizer.json``.
 
         Args:
-            name_or_path: "nano" or a folder.
+            name_or_path: "nano", a folder, or the hub id of published weights, which are fetched
+                and converted the first time (see `khala.infer.weights`).
+            revision: branch, tag or commit of a hub id.
+            tokenizer: a folder with tokenizer.json, that file, or a hub id: for weights that come
+                without one.
             device: "cpu", "cuda", "cuda:N" or "mps".
             dtype: "float32", "bfloat16" or "float16", what the two language models compute in;
                 None: weights stored in 16 bits stay so where the device computes well in them.
@@ -76,22 +85,33 @@ class Khala:
             lora: adapters trained from this model, each FOLDER or FOLDER:STRENGTH; the folder says
                 which part it changes. Strength 1 is as trained, 0 makes the songs of the model
                 alone, 2 is the most.
+            on_event: hears how far a download is, and the weights' licence.
+            should_stop: asked while weights are fetched.
 
         Raises:
             CheckpointError: there is no such model or adapter, a file of it is missing or damaged,
                 or an adapter was trained from another model.
             RequestError: a strength that is no number from 0 to 2, or no such dtype.
+            CapacityError: a download or its conversion has no room on the disk.
+            ConfigError: a hub id, and huggingface_hub is not installed.
+            Cancelled: ``should_stop`` said so.
         """
         chosen = [lora] if isinstance(lora, str | Path) else lora
         adapters = [load_adapter(wanted) for wanted in chosen]
-        folder = checkpoint.resolve_model(name_or_path)
+        folder = find_model(
+            name_or_path,
+            revision=revision,
+            tokenizer=tokenizer,
+            on_event=on_event,
+            should_stop=should_stop,
+        )
         models = load_models(folder, device=device, dtype=dtype, turns=turns, adapters=adapters)
-        tokenizer = checkpoint.verify(folder, "tokenizer.json")
+        tokens = find_tokenizer(folder, tokenizer)
         return cls(
             models=models,
-            tokenizer=TextTokenizer.load(tokenizer),
+            tokenizer=TextTokenizer.load(tokens),
             name=str(name_or_path),
-            digests={**models.digests, "tokenizer": checkpoint.sha256_file(tokenizer)},
+            digests={**models.digests, "tokenizer": checkpoint.sha256_file(tokens)},
         )
 
     @property
