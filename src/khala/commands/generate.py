@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from khala.commands.models import add_lora_option
+from khala.commands.models import add_compat_option, add_lora_option
 from khala.commands.outputs import SongFiles, check_files, describe, name_files
 from khala.commands.terminal import Stages, StopFlag, Terminal, add_output_options, stopping
 from khala.errors import Cancelled, RequestError
 from khala.song import Song, SongRequest
+from khala.song.request import MAX_DURATION_S
 
 if TYPE_CHECKING:
     from khala.infer import Khala
@@ -74,6 +75,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--model", default="nano", metavar="NAME", help="'nano' or a model folder")
     add_lora_option(how)
+    add_compat_option(how, default="none")
     how.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda")
     files = parser.add_argument_group("files")
     files.add_argument(
@@ -91,7 +93,9 @@ def run_generate(args: argparse.Namespace) -> int:
     terminal = Terminal.of(args)
     requests = build_requests(args)
     files = name_files(args.out, num_songs=len(requests), plot=args.plot)
-    check_files(files, duration_s=requests[0].duration_s)
+    # Nothing but the model ends a song of the published program.
+    longest_s = requests[0].duration_s if args.compat == "none" else MAX_DURATION_S
+    check_files(files, duration_s=longest_s)
     from khala.commands.models import load_khala
 
     started_s = time.monotonic()
@@ -102,12 +106,12 @@ def run_generate(args: argparse.Namespace) -> int:
 
             check_plot()
         for request in requests:
-            model.check(request)
+            model.check(request, compat=args.compat)
         done: list[dict[str, Any]] = []
         try:
             for number, (request, one) in enumerate(zip(requests, files, strict=True), 1):
                 title = f"{number}/{len(requests)} " if len(requests) > 1 else ""
-                done.append(make_song(model, request, one, terminal, stop, title))
+                done.append(make_song(model, request, args.compat, one, terminal, stop, title))
         finally:
             elapsed_s = round(time.monotonic() - started_s, 2)
             terminal.document({"songs": done, "stopped": stop.asked, "elapsed_s": elapsed_s})
@@ -166,6 +170,7 @@ def read_lyrics(args: argparse.Namespace) -> str:
 def make_song(
     model: Khala,
     request: SongRequest,
+    compat: str,
     files: SongFiles,
     terminal: Terminal,
     stop: StopFlag,
@@ -174,7 +179,7 @@ def make_song(
     """Make and save one song; what a Ctrl-C leaves is saved too, and Cancelled raised again."""
     with Stages(terminal=terminal, title=title) as stages:
         try:
-            song = model.generate(request, on_event=stages, should_stop=stop)
+            song = model.generate(request, compat=compat, on_event=stages, should_stop=stop)
         except Cancelled as cancelled:
             if not isinstance(cancelled.finished, Song):
                 raise Cancelled(f"{cancelled}: nothing yet that could be played") from cancelled

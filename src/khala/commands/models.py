@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from khala.errors import ConfigError
+from khala.song import COMPAT_MODES
 
 if TYPE_CHECKING:
     from khala.infer import Khala
 
-__all__ = ["add_lora_option", "check_device", "load_khala"]
+__all__ = ["add_compat_option", "add_lora_option", "check_device", "load_khala"]
 
 
 def check_device(device: str) -> str:
@@ -33,6 +34,18 @@ def add_lora_option(parser: argparse._ActionsContainer) -> None:
         metavar="DIR[:S]",
         help="an adapter trained from this model (RUN/adapter), and how strongly: 0 to 2 "
         "(default: 1); may be repeated",
+    )
+
+
+def add_compat_option(parser: argparse._ActionsContainer, *, default: str | None) -> None:
+    """``--compat``, the same for every command that it means something to."""
+    shown = "none" if default is not None else "as the song was made"
+    parser.add_argument(
+        "--compat",
+        choices=COMPAT_MODES,
+        default=default,
+        help="published: as the published program does it, defects included, for comparison "
+        f"(docs/published.md; default: {shown})",
     )
 
 

@@ -33,13 +33,14 @@ class Notice:
     """Something was decided that the caller would want to know."""
 
     code: str
-    """Stable name: "scaled_down", "dense_lyrics" or "other_adapter"."""
+    """Stable name: "scaled_down", "dense_lyrics" or "other_adapter"; as published also "clipped",
+    "published_setting", "published_cut", "published_failure" or "published_limit"."""
 
     message: str
     """One line for people."""
 
     value: float | None = None
-    """The number in it, for machines: the gain, or the words per second."""
+    """The number in it, for machines: the gain, the words per second, the tokens cut."""
 
 
 Event: TypeAlias = Progress | Notice

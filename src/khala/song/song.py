@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 ENDINGS = ("end_token", "limit", "cancelled", "recording")
 """Why a song ends where it does; "recording" was encoded from audio, not generated."""
 
+COMPAT_MODES = ("none", "published", "published-natural")
+"""Whose behaviour: ours, or that of the published program with a prompt of tags, or with one that
+is a description (docs/published.md)."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Song:
@@ -72,6 +76,10 @@ class Song:
     ended: str = "limit"
     """Why it ends where it does: one of ``ENDINGS``; "recording" was encoded, not generated."""
 
+    compat: str = "none"
+    """Whose behaviour made it, one of ``COMPAT_MODES``; refining, decoding and replaying follow it.
+    Written to the file only where it is not "none"."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "codes_QT", _checked_codes(self.codes_QT))
         check_integer("seed", self.seed, 0, 2**63 - 1)
@@ -79,6 +87,8 @@ class Song:
         check_integer("hop", self.hop, 1, 1_000_000)
         if self.ended not in ENDINGS:
             raise RequestError(f"ended is {shown(self.ended)}: one of {', '.join(ENDINGS)}")
+        if self.compat not in COMPAT_MODES:
+            raise RequestError(f"compat is {shown(self.compat)}: one of {', '.join(COMPAT_MODES)}")
         if not isinstance(self.digests, dict):
             raise RequestError("digests of a song must be a table of text")
         texts = [self.model, self.lyrics, self.created, *self.digests, *self.digests.values()]
@@ -94,6 +104,7 @@ class Song:
         digests: dict[str, str],
         sample_rate_hz: int = 44_100,
         hop: int = 2_048,
+        compat: str = "none",
     ) -> Self:
         """Wrap the codes of a recording.
 
@@ -115,6 +126,7 @@ class Song:
             sample_rate_hz=sample_rate_hz,
             hop=hop,
             ended="recording",
+            compat=compat,
         )
 
     @property
@@ -141,6 +153,8 @@ class Song:
         path = Path(path)
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         codes_QT = values.pop("codes_QT")
+        if self.compat == "none":
+            del values["compat"]
         content = to_bytes(values | {"request": self.request.to_dict()}, codes_QT)
         temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
@@ -168,6 +182,7 @@ class Song:
             request = values.pop("request")
             if set(request) != {one.name for one in fields(SongRequest)}:
                 raise DamageError("its request is not complete")
+            values.setdefault("compat", "none")
             if set(values) != {one.name for one in fields(cls)} - {"codes_QT", "request"}:
                 raise DamageError("its fields are not those of a song")
             return cls(request=SongRequest.from_dict(request), codes_QT=codes_QT, **values)
