@@ -1,7 +1,7 @@
 """Songs as the published program makes them, defects included, for comparison: docs/published.md.
 
-Text is prepared by ``khala.tokens.published``, the sketch sampled by ``khala.backbone.published``,
-the sound joined by ``khala.codec.published``; here stand the program's numbers, and what becomes of
+Text is prepared by ``khala.tokens.published``, the sketch sampled by ``khala.backbone.free``,
+the sound joined by ``khala.codec.crossfade``; here stand the program's numbers, and what becomes of
 a request. Where it fails there is one clear error, and where it keeps silent there are notices.
 """
 
@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from khala.backbone import Backbone
-from khala.backbone.published import fits_its_place, generate_free, paired_codes
-from khala.codec.published import CHUNK_FRAMES, OVERLAP_FRAMES
+from khala.backbone.free import fits_its_place, generate_free, paired_codes
+from khala.codec.crossfade import CHUNK_FRAMES, OVERLAP_FRAMES
 from khala.errors import RequestError
 from khala.infer.events import Notice, OnEvent, ShouldStop, StageClock
 from khala.song import COMPAT_MODES, SongRequest

@@ -15,7 +15,7 @@ import torch
 from khala import checkpoint
 from khala.audio import read_audio, write_audio
 from khala.codec import Codec
-from khala.codec.published import decode_crossfaded
+from khala.codec.crossfade import decode_crossfaded
 from khala.errors import Cancelled, CheckpointError, RequestError
 from khala.infer.events import Notice, OnEvent, ShouldStop, StageClock
 from khala.infer.published import Published, published_mode
