@@ -211,7 +211,7 @@ class Khala:
         on_event: OnEvent | None = None,
         should_stop: ShouldStop | None = None,
     ) -> npt.NDArray[np.float32]:
-        """The sound of a song, float32 [C, N], never above 0.99; see `sound.decode_song`."""
+        """The sound of a song, float32 [C, N], within full scale; see `sound.decode_song`."""
         if song.digests.get("codec") != self.digests["codec"]:
             raise CheckpointError(f"this song was made with another codec than that of {self.name}")
         return sound.decode_song(
