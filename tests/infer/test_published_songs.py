@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import torch
 
 from khala import Khala, Song, SongRequest
 from khala.audio import read_audio, write_audio
+from khala.checkpoint import write_manifest
+from khala.cli import main
 from khala.codec import Codec
 from khala.codec.crossfade import decode_crossfaded
 from khala.errors import Cancelled, RequestError, StageError
@@ -250,6 +254,30 @@ def test_what_the_program_does_not_have(model: Khala) -> None:
     assert published_mode("none") is None
     with pytest.raises(RequestError, match="one of none"):
         model.encode("a.wav", compat="x")
+
+
+def test_from_the_command_line(
+    make_tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One word gives the other program's song, and the file alone gives it again."""
+    folder = make_tiny_model(tmp_path / "model")
+    rigged = Khala.from_pretrained(folder)
+    rig(rigged, end=3.1)
+    shutil.rmtree(folder / "backbone")
+    rigged.backbone.save(folder / "backbone")
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
+    monkeypatch.chdir(tmp_path)
+    words = ["generate", "--lyrics=la", "--tags=pop", "--seed=7", f"--model={folder}", "--quiet"]
+    assert main([*words, "--levels=6", "--compat=published", "--out=a.wav"]) == 0
+    assert main([*words, "--levels=2", "--compat=published", "--out=sketch.wav"]) == 0
+    assert Song.load("a.khala").compat == "published"
+    assert main(["verify", "a.khala", "--quiet"]) == 0
+    assert main(["decode", "a.khala", "again.wav", "--quiet"]) == 0
+    assert Path("again.wav").read_bytes() == Path("a.wav").read_bytes()
+    assert main(["refine", "sketch.khala", "--levels=6", "--out=b.wav", "--quiet"]) == 0
+    assert np.array_equal(Song.load("b.khala").codes_QT, Song.load("a.khala").codes_QT)
+    assert Song.load("b.khala").compat == "published"
 
 
 def random_song(song: Song, num_frames: int) -> Song:
