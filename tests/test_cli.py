@@ -115,6 +115,32 @@ def test_json_is_one_document_and_quiet_is_quiet(run: Run) -> None:
     assert set(song["digests"]) == {"codec", "backbone", "superres", "tokenizer"}
 
 
+def test_as_the_published_program(run: Run, tmp_path: Path) -> None:
+    """Who compares both programs gets the other's behaviour by one word, and errors in one line."""
+    status, _, err = run(
+        "generate", lyrics="la", prompt="pop", seed="7", out="a.wav", compat="published"
+    )
+    assert status == 2
+    assert "no code of the level" in only_line(err)
+    assert "duration_s is 60 instead of 2" in err
+    assert files(tmp_path) == []
+    wave_CN = np.random.default_rng(0).uniform(-0.4, 0.4, (2, 3 * 2_048 + 5))
+    write_audio(tmp_path / "in.wav", wave_CN, sample_rate_hz=44_100)
+    frames = {}
+    for compat in ("none", "published"):
+        status, out, err = run("encode", "in.wav", f"{compat}.khala", "--json", compat=compat)
+        assert status == 0, err
+        frames[compat] = json.loads(out)["frames"]
+        assert Song.load(f"{compat}.khala").compat == compat
+        for decoded in ("none", "published"):
+            name = f"{compat}-{decoded}.wav"
+            assert run("decode", f"{compat}.khala", name, compat=decoded)[0] == 0
+    assert frames == {"none": 4, "published": 3}
+    status, _, err = run("decode", "none.khala", "x.wav", compat="publisht")
+    assert status == 2
+    assert "published-natural" in only_line(err)
+
+
 def test_without_a_seed_one_is_chosen_and_said(run: Run) -> None:
     """A lucky song can be made again."""
     _, out, _ = run("generate", "--instrumental", "--json")

@@ -17,7 +17,7 @@ from khala.adapter import AdapterConfig, save_adapter
 from khala.checkpoint import digest, save_model, write_manifest
 from khala.codec import CodecConfig, ConvConfig, QuantizerConfig
 from khala.errors import CheckpointError, RequestError
-from khala.infer import Event, Notice, loading, replay
+from khala.infer import Event, Notice, replay, warn
 from khala.infer.plan import ModelSize, needs
 from khala.machine import Machine
 from khala.nn.lora import LoraConfig, add_lora, lora_tensors
@@ -129,7 +129,7 @@ def test_a_song_that_will_not_fit_is_said(
     model.generate(REQUEST, on_event=heard.append)
     assert not [one for one in heard if isinstance(one, Notice)]
     small = Machine(device="cpu", free_bytes=1_000_000, has_bfloat16=False)
-    monkeypatch.setattr(loading, "look_at", lambda _: small)
+    monkeypatch.setattr(warn, "look_at", lambda _: small)
     model.generate(REQUEST, on_event=heard.append)
     (notice,) = [one for one in heard if isinstance(one, Notice)]
     assert notice.code == "tight_memory"

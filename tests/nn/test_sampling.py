@@ -131,3 +131,31 @@ def test_bad_numbers_are_refused() -> None:
     logits_TV[1, 3] = float("nan")
     with pytest.raises(StageError, match="superres"):
         draw(logits_TV, top_k=2)
+
+
+def test_ties_with_the_last_one_kept() -> None:
+    """The published sampler keeps them all: in bfloat16 that is often more than ``top_k``."""
+    logits_TV = torch.tensor([[2.0, 1.0, 1.0, 1.0, 0.0], [3.0, 2.0, 1.0, 0.0, -1.0]]).repeat(
+        2_000, 1
+    )
+    frames_T = torch.arange(len(logits_TV))
+    kept = {}
+    for keep_ties in (False, True):
+        choice_T = sample_top_k(
+            logits_TV,
+            top_k=2,
+            temperature=1.0,
+            seed=1,
+            stage="backbone",
+            level=0,
+            frames_T=frames_T,
+            keep_ties=keep_ties,
+        )
+        kept[keep_ties] = choice_T
+        assert set(choice_T[1::2].tolist()) == {0, 1}
+    assert set(kept[False][0::2].tolist()) == {0, 1}
+    counts = torch.bincount(kept[True][0::2], minlength=5).double() / 2_000
+    wanted = torch.tensor([2.0, 1.0, 1.0, 1.0]).double().softmax(dim=0)
+    torch.testing.assert_close(counts[:4], wanted, atol=0.04, rtol=0)
+    assert counts[4] == 0
+    assert torch.equal(kept[True][1::2], kept[False][1::2])

@@ -75,6 +75,25 @@ def test_same_song_same_bytes(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_songs_made_as_published_say_so(tmp_path: Path) -> None:
+    """A song made with another program's defects would otherwise be replayed without them."""
+    song = song_of(np.zeros((2, 5), dtype=np.int16), compat="published-natural")
+    assert Song.load(song.save(tmp_path / "a.khala")).compat == "published-natural"
+    recording = Song.from_recording(song.codes_QT, model="nano", digests={}, compat="published")
+    assert Song.load(recording.save(tmp_path / "b.khala")).compat == "published"
+
+
+def test_all_other_songs_have_the_bytes_they_always_had(tmp_path: Path) -> None:
+    """A song file of last year must load, and one of today must load in last year's Khala."""
+    song = song_of(np.array([[1, 2, 3], [1023, 0, 512]]), created="")
+    content = song.save(tmp_path / "a.khala").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == (
+        "9a6a0d6232c6dd8924cc38f879969850072d0fdd0e157bb8931ab0e537125fa5"
+    )
+    assert b"compat" not in content
+    assert Song.load(tmp_path / "a.khala").compat == "none"
+
+
 def test_it_is_a_safetensors_file(small: Path) -> None:
     """A user must be able to open their own song with a common library."""
     packed = safetensors.numpy.load_file(small)["codes"]
@@ -218,7 +237,16 @@ def test_codes_are_checked(codes: npt.NDArray[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"ended": "nearly"}, {"seed": -1}, {"hop": 0}, {"digests": []}, {"model": None}]
+    "fields",
+    [
+        {"ended": "nearly"},
+        {"seed": -1},
+        {"hop": 0},
+        {"digests": []},
+        {"model": None},
+        {"compat": "publisht"},
+        {"compat": None},
+    ],
 )
 def test_other_fields_are_checked(fields: dict[str, Any]) -> None:
     """A song that says nonsense about itself cannot be replayed."""

@@ -133,6 +133,38 @@ def test_a_song_is_the_same_alone_and_in_a_batch(model: SuperResolution) -> None
 
 
 @torch.inference_mode()
+def test_published_draws_depend_on_prompt_and_padding(model: SuperResolution) -> None:
+    """The defect as it is: another length of padding or prompt is other noise, ours never."""
+
+    def complete(padded: int | None, num_ids: int = 6) -> Tensor:
+        prompt_S = torch.cat((PROMPT_S[:1].repeat(num_ids - 6), PROMPT_S))
+        sketch = Sketch(prompt_S=prompt_S, codes_QT=some_codes()[0, :2], seed=5)
+        return complete_songs(model, [sketch], top_k=16, padded_positions=padded)[0]
+
+    assert torch.equal(complete(32), complete(32))
+    assert torch.equal(complete(32)[2], complete(40)[2]), "in the first pass nothing came before"
+    assert not torch.equal(complete(32)[3:], complete(40)[3:])
+    # Shorter padding than the song is none: 6 tokens and 9 frames.
+    assert torch.equal(complete(4), complete(15))
+    with torch.no_grad():
+        model.embed.weight[:40] = 0.0  # text says nothing now, but for where it stands
+        model.norm.weight.zero_()  # and all codes are equally likely but for the noise
+    assert torch.equal(complete(None, 6), complete(None, 8))
+    assert torch.equal(complete(32, 6)[2, 2:], complete(32, 8)[2, :-2]), (
+        "rows count from the prompt"
+    )
+
+
+def test_temperature_of_a_call(model: SuperResolution) -> None:
+    """A model's own temperature must not colour what is compared with the published program."""
+    sketch = Sketch(prompt_S=PROMPT_S, codes_QT=some_codes()[0, :2], seed=5)
+    config = dataclasses.replace(model.config, sampling_temperature=0.5)
+    (own,) = complete_songs(model, [sketch], top_k=16)
+    model.config = config
+    assert not torch.equal(complete_songs(model, [sketch], top_k=16)[0], own)
+    assert torch.equal(complete_songs(model, [sketch], top_k=16, temperature=1.0)[0], own)
+
+
 def test_resumed_equals_never_stopped(model: SuperResolution) -> None:
     """Refining a sketch tomorrow must give the master that today would have given."""
     coarse = some_codes()[0, :2]

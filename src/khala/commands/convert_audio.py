@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from khala.audio import audio_format, check_output
+from khala.commands.models import add_compat_option
 from khala.commands.terminal import Stages, Terminal, add_output_options, stopping
 from khala.errors import AudioError, RequestError
 from khala.song import Song
@@ -25,6 +26,7 @@ def add_encode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("song", metavar="OUT.khala", help="what to write")
     parser.add_argument("--levels", type=int, metavar="K", help="2 to 64 (default: all)")
     parser.add_argument("--model", default="nano", metavar="NAME", help="'nano' or a model folder")
+    add_compat_option(parser, default="none")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda")
     add_output_options(parser)
 
@@ -50,6 +52,7 @@ def run_encode(args: argparse.Namespace) -> int:
         model=args.model,
         digest=checkpoint.digest(folder),
         levels=args.levels,
+        compat=args.compat,
     )
     song.save(out)
     size = out.stat().st_size
@@ -82,6 +85,7 @@ def add_decode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("audio", metavar="OUT", help="ends in .wav, .flac, .mp3 or .opus")
     parser.add_argument("--levels", type=int, metavar="K", help="2 to those there (default: all)")
     parser.add_argument("--model", metavar="NAME", help="default: the song's own")
+    add_compat_option(parser, default=None)
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda")
     add_output_options(parser)
 
@@ -101,7 +105,14 @@ def run_decode(args: argparse.Namespace) -> int:
 
     with stopping(terminal) as stop, Stages(terminal=terminal) as stages:
         codec = load_codec(song, args.model, check_device(args.device))
-        wave_CN = decode_song(codec, song, levels=args.levels, on_event=stages, should_stop=stop)
+        wave_CN = decode_song(
+            codec,
+            song,
+            levels=args.levels,
+            compat=args.compat,
+            on_event=stages,
+            should_stop=stop,
+        )
         write_song(args.audio, song, wave_CN)
     levels = args.levels or song.num_levels
     terminal.line(f"{args.audio}: {song.duration_s:.1f} s, {levels} levels")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from khala.commands.models import (
     MODEL_HELP,
+    add_compat_option,
     add_device_options,
     add_fetch_options,
     add_lora_option,
@@ -18,6 +19,7 @@ from khala.commands.outputs import SongFiles, check_files, describe, name_files
 from khala.commands.terminal import Stages, StopFlag, Terminal, add_output_options, stopping
 from khala.errors import Cancelled, RequestError
 from khala.song import Song, SongRequest
+from khala.song.request import MAX_DURATION_S
 
 if TYPE_CHECKING:
     from khala.infer import Khala
@@ -81,6 +83,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     add_fetch_options(how)
     add_lora_option(how)
     add_device_options(how)
+    add_compat_option(how, default="none")
     files = parser.add_argument_group("files")
     files.add_argument(
         "--out",
@@ -97,7 +100,9 @@ def run_generate(args: argparse.Namespace) -> int:
     terminal = Terminal.of(args)
     requests = build_requests(args)
     files = name_files(args.out, num_songs=len(requests), plot=args.plot)
-    check_files(files, duration_s=requests[0].duration_s)
+    # Nothing but the model ends a song of the published program.
+    longest_s = requests[0].duration_s if args.compat == "none" else MAX_DURATION_S
+    check_files(files, duration_s=longest_s)
     from khala.commands.models import load_khala
 
     started_s = time.monotonic()
@@ -118,12 +123,12 @@ def run_generate(args: argparse.Namespace) -> int:
 
             check_plot()
         for request in requests:
-            model.check(request)
+            model.check(request, compat=args.compat)
         done: list[dict[str, Any]] = []
         try:
             for number, (request, one) in enumerate(zip(requests, files, strict=True), 1):
                 title = f"{number}/{len(requests)} " if len(requests) > 1 else ""
-                done.append(make_song(model, request, one, terminal, stop, title))
+                done.append(make_song(model, request, args.compat, one, terminal, stop, title))
         finally:
             elapsed_s = round(time.monotonic() - started_s, 2)
             terminal.document({"songs": done, "stopped": stop.asked, "elapsed_s": elapsed_s})
@@ -182,6 +187,7 @@ def read_lyrics(args: argparse.Namespace) -> str:
 def make_song(
     model: Khala,
     request: SongRequest,
+    compat: str,
     files: SongFiles,
     terminal: Terminal,
     stop: StopFlag,
@@ -190,7 +196,7 @@ def make_song(
     """Make and save one song; what a Ctrl-C leaves is saved too, and Cancelled raised again."""
     with Stages(terminal=terminal, title=title) as stages:
         try:
-            song = model.generate(request, on_event=stages, should_stop=stop)
+            song = model.generate(request, compat=compat, on_event=stages, should_stop=stop)
         except Cancelled as cancelled:
             if not isinstance(cancelled.finished, Song):
                 raise Cancelled(f"{cancelled}: nothing yet that could be played") from cancelled

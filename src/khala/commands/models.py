@@ -6,12 +6,15 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from khala.song import COMPAT_MODES
+
 if TYPE_CHECKING:
     from khala.infer import Khala
     from khala.infer.events import OnEvent, ShouldStop
 
 __all__ = [
     "MODEL_HELP",
+    "add_compat_option",
     "add_device_options",
     "add_fetch_options",
     "add_lora_option",
@@ -38,6 +41,18 @@ def add_lora_option(parser: argparse._ActionsContainer) -> None:
         metavar="DIR[:S]",
         help="an adapter trained from this model (RUN/adapter), and how strongly: 0 to 2 "
         "(default: 1); may be repeated",
+    )
+
+
+def add_compat_option(parser: argparse._ActionsContainer, *, default: str | None) -> None:
+    """``--compat``, the same for every command that it means something to."""
+    shown = "none" if default is not None else "as the song was made"
+    parser.add_argument(
+        "--compat",
+        choices=COMPAT_MODES,
+        default=default,
+        help="published: as the published program does it, defects included, for comparison "
+        f"(docs/published.md; default: {shown})",
     )
 
 

@@ -78,5 +78,6 @@ def describe(files: SongFiles, song: Song, wave_CN: npt.NDArray[np.float32]) -> 
         "loudness_lufs": round(loudness, 2) if np.isfinite(loudness) else None,
         "true_peak_dbtp": round(peak, 2) if np.isfinite(peak) else None,
         "model": song.model,
+        "compat": song.compat,
         "digests": song.digests,
     }

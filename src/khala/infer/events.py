@@ -34,13 +34,15 @@ class Notice:
     """Something was decided that the caller would want to know."""
 
     code: str
-    """Stable name: "scaled_down", "dense_lyrics", "tight_memory", "other_adapter" or "fetching"."""
+    """Stable name: "scaled_down", "dense_lyrics", "tight_memory", "other_adapter" or "fetching"; as
+    published also "clipped", "published_setting", "published_cut", "published_failure" or
+    "published_limit"."""
 
     message: str
     """One line for people."""
 
     value: float | None = None
-    """The number in it, for machines: the gain, the words per second, the bytes."""
+    """The number in it, for machines: the gain, the words per second, the bytes, the tokens cut."""
 
 
 Event: TypeAlias = Progress | Notice

@@ -12,6 +12,7 @@ import torch
 from khala.adapter import digest_name, shown_adapters
 from khala.errors import Cancelled, CheckpointError, RequestError
 from khala.infer.events import Notice, OnEvent, ShouldStop, StageClock
+from khala.infer.published import Published
 from khala.song import Song
 from khala.song.request import MIN_LEVELS
 from khala.superres import SuperResolution
@@ -69,10 +70,11 @@ def refine(
     digests: Mapping[str, str],
     dtype: str,
     plan: LevelPlan,
+    published: Published | None = None,
     on_event: OnEvent | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Song:
-    """Carry out a plan: a new song with ``plan.levels`` levels.
+    """Carry out a plan: a new song with ``plan.levels`` levels, drawn as ``published`` if given.
 
     Raises:
         CheckpointError: the song's codes are of another codec than the model's.
@@ -85,10 +87,15 @@ def refine(
         _warn_if_other_adapter(song, digests, on_event)
         clock = StageClock(stage="superres", total=plan.levels - plan.keep, on_event=on_event)
         sketch = Sketch(prompt_S=torch.tensor(list(prompt)), codes_QT=codes_QT, seed=plan.seed)
+        top_k = song.request.superres_top_k
+        if published is not None and top_k is None:
+            top_k = published.superres_top_k
         (codes_QT,) = complete_songs(
             superres,
             [sketch],
-            top_k=song.request.superres_top_k,
+            top_k=top_k,
+            temperature=None if published is None else published.superres_temperature,
+            padded_positions=None if published is None else published.padded_positions,
             levels=plan.levels,
             on_level=lambda done: clock.report(done - plan.keep),
             should_stop=should_stop,

@@ -15,14 +15,12 @@ from khala.adapter import Adapter, merge_adapters
 from khala.backbone import Backbone
 from khala.codec import Codec
 from khala.errors import RequestError
-from khala.infer.events import Notice, OnEvent
 from khala.infer.fine import PARTS
-from khala.infer.plan import BYTES, LoadPlan, ModelSize, decide, needs
+from khala.infer.plan import BYTES, LoadPlan, ModelSize, decide
 from khala.machine import give_back, look_at
-from khala.song import SongRequest
 from khala.superres import SuperResolution
 
-__all__ = ["Models", "load_models", "warn_if_tight"]
+__all__ = ["Models", "load_models"]
 
 EXPECTED_S = 180.0
 """Length of the songs that memory is planned for when a model is loaded."""
@@ -122,29 +120,3 @@ def load_models(
             loaders[part] = lambda part=part: bring(part)
             models.release(part)
     return replace(models, digests={**models.digests, **changed}, loaders=loaders)
-
-
-def warn_if_tight(
-    models: Models, request: SongRequest, *, num_prompt: int, on_event: OnEvent | None
-) -> None:
-    """Say so when a song needs more memory than there is: nothing else would, until it is late."""
-    scale = request.guidance_scale or models.backbone.config.guidance_scale
-    wanted = needs(
-        models.size,
-        request.duration_s,
-        models.plan.dtype,
-        num_prompt=num_prompt,
-        guided=scale != 1.0,
-    )
-    work = {part: getattr(wanted, part) for part in PARTS}
-    if not models.plan.turns:  # then the weights are there, and are not counted again
-        work = {part: size - wanted.weights[part] for part, size in work.items()}
-    stage = max(work, key=lambda part: work[part])
-    free = look_at(models.device).free_bytes
-    if free is None or work[stage] <= free or on_event is None:
-        return
-    message = (
-        f"this song needs about {work[stage] / 1e9:.1f} GB for its {stage} stage, and "
-        f"{free / 1e9:.1f} GB are free: it may fail; a shorter one needs less"
-    )
-    on_event(Notice(code="tight_memory", message=message, value=float(work[stage])))

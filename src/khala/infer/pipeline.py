@@ -21,18 +21,18 @@ from khala.backbone.generate import generate_coarse
 from khala.codec import Codec
 from khala.errors import Cancelled, CheckpointError, RequestError
 from khala.infer import fine, sound
-from khala.infer.events import Notice, OnEvent, ShouldStop, StageClock
+from khala.infer.events import OnEvent, ShouldStop, StageClock
 from khala.infer.limits import FrameBounds, frame_bounds, longest_s
-from khala.infer.loading import Models, load_models, warn_if_tight
+from khala.infer.loading import Models, load_models
+from khala.infer.published import Plan, Published, plan_song, published_mode, write_sketch
+from khala.infer.warn import warn_if_dense, warn_if_tight
 from khala.infer.weights import find_model, find_tokenizer
 from khala.song import Song, SongRequest
 from khala.superres import SuperResolution
 from khala.tokens import TextTokenizer, build_prompt, normalise_lyrics
+from khala.tokens.published import clean_published
 
 __all__ = ["Khala"]
-
-WORDS_PER_S = 3.5
-"""Faster than most people sing: more words than this are worth a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,14 +129,20 @@ class Khala:
         """Levels 0 and 1 -> all levels."""
         return self.models.superres
 
-    def check(self, request: SongRequest) -> None:
+    def check(self, request: SongRequest, *, compat: str = "none") -> None:
         """Raise RequestError now if this model cannot make what ``request`` asks for."""
-        self.bounds(request, self.prompt(request))
+        self._check_levels(request)
+        published = published_mode(compat)
+        if published is None:
+            self.bounds(request, self.prompt(request))
+        else:
+            self._plan(request, published)
 
     def generate(
         self,
         request: SongRequest,
         *,
+        compat: str = "none",
         on_event: OnEvent | None = None,
         should_stop: ShouldStop | None = None,
     ) -> Song:
@@ -144,21 +150,25 @@ class Khala:
 
         Args:
             request: what is wanted.
+            compat: "published" makes the song as the published program does, defects included,
+                with ``request.prompt`` as tags, and "published-natural" with it as a description;
+                see docs/published.md. The song keeps the name and follows it from then on.
             on_event: hears progress and notices.
             should_stop: asked at every frame and level; True stops with what is finished.
 
         Raises:
             RequestError: the model cannot make this; said before any work.
+            StageError: as published, what the backbone sampled is no song.
             Cancelled: with the song so far as ``finished``, if it is at least a second long.
         """
-        prompt = self.prompt(request)
-        bounds = self.bounds(request, prompt)
-        _warn_if_dense(request, on_event)
-        warn_if_tight(self.models, request, num_prompt=len(prompt), on_event=on_event)
-        codes_QT, ended = self.coarse(request, prompt, bounds, on_event, should_stop)
+        self.check(request, compat=compat)
+        if compat == "none":
+            warn_if_dense(request, on_event)
+        warn_if_tight(self.models, request, on_event)
+        codes_QT, ended = self.sketch(request, compat, on_event, should_stop)
         song = None
         if codes_QT.shape[1] >= self.frame_rate_hz or ended != "cancelled":
-            song = self._song(request, codes_QT, ended)
+            song = self._song(request, codes_QT, ended, compat)
         if song is None or ended == "cancelled":
             raise Cancelled("stopped while the sketch was written", finished=song)
         return self.refine(song, levels=request.levels, on_event=on_event, should_stop=should_stop)
@@ -176,6 +186,7 @@ class Khala:
         """Give a song more levels, or other fine levels.
 
         Levels are drawn by their address, so finishing a sketch later equals finishing it at once.
+        A song made as published is refined as published.
 
         Args:
             song: what to continue; it is not changed.
@@ -190,12 +201,17 @@ class Khala:
         """
         most = self.superres.config.layout.num_levels
         plan = fine.plan_levels(song, levels=levels, seed=seed, keep_levels=keep_levels, most=most)
-        prompt = self.prompt(song.request)
+        published = published_mode(song.compat)
+        if published is None:
+            prompt = self.prompt(song.request)
+        else:
+            prompt = self._plan(song.request, published).superres_prompt
         with self.models.at_work("superres"):
             return fine.refine(
                 song,
                 superres=self.superres,
                 prompt=prompt,
+                published=published,
                 digests=self.digests,
                 dtype=self.models.plan.dtype,
                 plan=plan,
@@ -203,12 +219,18 @@ class Khala:
                 should_stop=should_stop,
             )
 
-    def encode(self, path: str | os.PathLike[str], *, levels: int | None = None) -> Song:
+    def encode(
+        self, path: str | os.PathLike[str], *, levels: int | None = None, compat: str = "none"
+    ) -> Song:
         """The codes of a recording, as a song whose ``ended`` is "recording"."""
-        digest = self.digests["codec"]
         with self.models.at_work("codec"):
             return sound.encode_file(
-                self.codec, path, model=self.name, digest=digest, levels=levels
+                self.codec,
+                path,
+                model=self.name,
+                digest=self.digests["codec"],
+                levels=levels,
+                compat=compat,
             )
 
     def decode(
@@ -216,25 +238,60 @@ class Khala:
         song: Song,
         *,
         levels: int | None = None,
+        compat: str | None = None,
         on_event: OnEvent | None = None,
         should_stop: ShouldStop | None = None,
     ) -> npt.NDArray[np.float32]:
-        """The sound of a song, float32 [C, N], never above 0.99; see `sound.decode_song`."""
+        """The sound of a song, float32 [C, N], within full scale; see `sound.decode_song`."""
         if song.digests.get("codec") != self.digests["codec"]:
             raise CheckpointError(f"this song was made with another codec than that of {self.name}")
         with self.models.at_work("codec"):
             return sound.decode_song(
-                self.codec, song, levels=levels, on_event=on_event, should_stop=should_stop
+                self.codec,
+                song,
+                levels=levels,
+                compat=compat,
+                on_event=on_event,
+                should_stop=should_stop,
             )
 
-    def write(self, song: Song, path: str | os.PathLike[str], *, levels: int | None = None) -> None:
+    def write(
+        self,
+        song: Song,
+        path: str | os.PathLike[str],
+        *,
+        levels: int | None = None,
+        compat: str | None = None,
+    ) -> None:
         """Decode a song into a WAV, FLAC, MP3 or Opus file, by the ending of ``path``."""
-        sound.write_song(path, song, self.decode(song, levels=levels))
+        sound.write_song(path, song, self.decode(song, levels=levels, compat=compat))
 
     @property
     def frame_rate_hz(self) -> float:
         """Frames of codes per second."""
         return float(self.codec.config.frame_rate_hz)
+
+    def sketch(
+        self,
+        request: SongRequest,
+        compat: str,
+        on_event: OnEvent | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> tuple[npt.NDArray[np.int16], str]:
+        """Levels 0 and 1 of a request in a mode of ``compat``, and why they end."""
+        published = published_mode(compat)
+        if published is None:
+            prompt = self.prompt(request)
+            bounds = self.bounds(request, prompt)
+            return self.coarse(request, prompt, bounds, on_event, should_stop)
+        with self.models.at_work("backbone"):
+            return write_sketch(
+                self._plan(request, published),
+                published=published,
+                backbone=self.backbone,
+                on_event=on_event,
+                should_stop=should_stop,
+            )
 
     def coarse(
         self,
@@ -274,9 +331,7 @@ class Khala:
 
     def bounds(self, request: SongRequest, prompt: list[int]) -> FrameBounds:
         """Between how many frames the song may end; RequestError if the models cannot."""
-        most = self.superres.config.layout.num_levels
-        if request.levels > most:
-            raise RequestError(f"levels is {request.levels}: this model has 2 to {most}")
+        self._check_levels(request)
         return frame_bounds(
             request.duration_s,
             frame_rate_hz=self.frame_rate_hz,
@@ -296,7 +351,24 @@ class Khala:
     def _positions(self) -> tuple[int, int]:
         return self.backbone.config.max_positions, self.superres.config.max_positions
 
-    def _song(self, request: SongRequest, codes_QT: npt.NDArray[np.int16], ended: str) -> Song:
+    def _check_levels(self, request: SongRequest) -> None:
+        most = self.superres.config.layout.num_levels
+        if request.levels > most:
+            raise RequestError(f"levels is {request.levels}: this model has 2 to {most}")
+
+    def _plan(self, request: SongRequest, published: Published) -> Plan:
+        return plan_song(
+            request,
+            published=published,
+            layout=self.backbone.config.layout,
+            tokenizer=self.tokenizer,
+            positions=self._positions,
+        )
+
+    def _song(
+        self, request: SongRequest, codes_QT: npt.NDArray[np.int16], ended: str, compat: str
+    ) -> Song:
+        lyrics = normalise_lyrics(request.lyrics)
         return Song(
             request=request,
             codes_QT=codes_QT,
@@ -306,19 +378,8 @@ class Khala:
             dtype=self.models.plan.dtype,
             sample_rate_hz=self.codec.config.sample_rate_hz,
             hop=self.codec.config.hop,
-            lyrics=normalise_lyrics(request.lyrics),
+            lyrics=lyrics if compat == "none" else clean_published(request.lyrics),
             created="",  # a date would make every file of the same song another one
             ended=ended,
+            compat=compat,
         )
-
-
-def _warn_if_dense(request: SongRequest, on_event: OnEvent | None) -> None:
-    """Say so when the words will not fit: nothing is cut, but some will be missing."""
-    words = [word for word in request.lyrics.split() if not word.startswith("[")]
-    density = len(words) / request.duration_s
-    if density > WORDS_PER_S and on_event is not None:
-        message = (
-            f"{len(words)} words in {request.duration_s:g} s is {density:.1f} words a second: "
-            f"some will not be sung; {len(words) / WORDS_PER_S:.0f} s would fit"
-        )
-        on_event(Notice(code="dense_lyrics", message=message, value=density))

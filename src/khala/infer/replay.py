@@ -43,7 +43,7 @@ def replay(
     on_event: OnEvent | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Replay:
-    """Make ``song`` again from its request and compare every code.
+    """Make ``song`` again from its request, in the mode it was made, and compare every code.
 
     The sketch is compared with a new sketch (a stopped song with the beginning of one); finer
     levels with new ones made from the song's own sketch, so one wrong frame does not spread.
@@ -52,13 +52,12 @@ def replay(
         RequestError: the song is a recording: nothing made it.
         CheckpointError: it was made with adapters that are not those of ``model``, or not so
             strong; names them.
+        StageError: as published, what the backbone sampled is no song.
         Cancelled: ``should_stop`` said so.
     """
     if song.ended == "recording":
         raise RequestError("this song was encoded from a recording: there is nothing to replay")
     _check_adapters(model, song)
-    prompt = model.prompt(song.request)
-    bounds = model.bounds(song.request, prompt)
     stop_at = song.num_frames if song.ended == "cancelled" else None
 
     written = 0
@@ -69,7 +68,7 @@ def replay(
         written += 1
         return done or (should_stop is not None and should_stop())
 
-    coarse_2T, _ = model.coarse(song.request, prompt, bounds, on_event, enough)
+    coarse_2T, _ = model.sketch(song.request, song.compat, on_event, enough)
     sketch = Song(
         request=song.request,
         codes_QT=song.codes_QT[:MIN_LEVELS],
@@ -77,6 +76,7 @@ def replay(
         model=song.model,
         digests=song.digests,
         ended=song.ended,
+        compat=song.compat,
     )
     again = model.refine(sketch, levels=song.num_levels, on_event=on_event, should_stop=should_stop)
     num_frames = max(coarse_2T.shape[1], song.num_frames)

@@ -54,11 +54,13 @@ def sample_top_k(
     stage: str,
     level: int,
     frames_T: Tensor,
+    keep_ties: bool = False,
 ) -> Tensor:
     """Sample one candidate per row from the softmax of its ``top_k`` largest logits.
 
     Exactly ``top_k`` candidates are kept (fewer if there are fewer); of equal logits the lower
-    candidate is kept. ``top_k=1`` or ``temperature=0`` is the largest logit.
+    candidate is kept. ``top_k=1`` or ``temperature=0`` is the largest logit. With ``keep_ties``
+    every candidate that equals the last one kept is kept too, as the published sampler does.
 
     Returns:
         candidates_T, int64.
@@ -72,6 +74,9 @@ def sample_top_k(
     if not 0.0 <= temperature < float("inf"):
         raise RequestError(f"temperature must be 0 or more, not {temperature}")
     num_kept = min(top_k if temperature > 0.0 else 1, logits_TV.shape[1])
+    if keep_ties and num_kept > 1:
+        last_T1 = logits_TV.topk(num_kept, dim=1).values[:, -1:]
+        num_kept = max(num_kept, int((logits_TV >= last_T1).sum(dim=1).max()))
     kept_TK = top_candidates(logits_TV, num_kept)
     kept_logits_TK = precise(logits_TV.gather(1, kept_TK))
     device = kept_logits_TK.device
@@ -79,6 +84,9 @@ def sample_top_k(
         raise StageError(f"{stage} gave logits that are not finite at level {level}", stage=stage)
     if num_kept == 1:
         return kept_TK[:, 0]
+    if keep_ties:
+        last_T1 = last_T1.to(device)
+        kept_logits_TK = kept_logits_TK.masked_fill(kept_logits_TK < last_T1, -torch.inf)
     kept_TK = kept_TK.to(device)
     u_TK = _uniform_at(_key(seed, stage, level), frames_T.to(device), kept_TK)
     scores_TK = kept_logits_TK / temperature - (-u_TK.log()).log()

@@ -38,6 +38,10 @@ ENDINGS = ("end_token", "limit", "cancelled", "recording")
 DTYPES = ("float32", "bfloat16", "float16")
 """What a language model can compute in."""
 
+COMPAT_MODES = ("none", "published", "published-natural")
+"""Whose behaviour: ours, or that of the published program with a prompt of tags, or with one that
+is a description (docs/published.md)."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Song:
@@ -79,6 +83,10 @@ class Song:
     """What the language models computed in, one of ``DTYPES``: other rounding, other codes.
     Written to the file only where it is not "float32"."""
 
+    compat: str = "none"
+    """Whose behaviour made it, one of ``COMPAT_MODES``; refining, decoding and replaying follow it.
+    Written to the file only where it is not "none"."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "codes_QT", _checked_codes(self.codes_QT))
         check_integer("seed", self.seed, 0, 2**63 - 1)
@@ -88,6 +96,8 @@ class Song:
             raise RequestError(f"ended is {shown(self.ended)}: one of {', '.join(ENDINGS)}")
         if self.dtype not in DTYPES:
             raise RequestError(f"dtype is {shown(self.dtype)}: one of {', '.join(DTYPES)}")
+        if self.compat not in COMPAT_MODES:
+            raise RequestError(f"compat is {shown(self.compat)}: one of {', '.join(COMPAT_MODES)}")
         if not isinstance(self.digests, dict):
             raise RequestError("digests of a song must be a table of text")
         texts = [self.model, self.lyrics, self.created, *self.digests, *self.digests.values()]
@@ -103,6 +113,7 @@ class Song:
         digests: dict[str, str],
         sample_rate_hz: int = 44_100,
         hop: int = 2_048,
+        compat: str = "none",
     ) -> Self:
         """Wrap the codes of a recording.
 
@@ -124,6 +135,7 @@ class Song:
             sample_rate_hz=sample_rate_hz,
             hop=hop,
             ended="recording",
+            compat=compat,
         )
 
     @property
@@ -152,6 +164,8 @@ class Song:
         codes_QT = values.pop("codes_QT")
         if self.dtype == "float32":
             del values["dtype"]
+        if self.compat == "none":
+            del values["compat"]
         content = to_bytes(values | {"request": self.request.to_dict()}, codes_QT)
         temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
@@ -180,6 +194,7 @@ class Song:
             if set(request) != {one.name for one in fields(SongRequest)}:
                 raise DamageError("its request is not complete")
             values.setdefault("dtype", "float32")
+            values.setdefault("compat", "none")
             if set(values) != {one.name for one in fields(cls)} - {"codes_QT", "request"}:
                 raise DamageError("its fields are not those of a song")
             return cls(request=SongRequest.from_dict(request), codes_QT=codes_QT, **values)

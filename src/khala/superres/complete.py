@@ -42,6 +42,8 @@ def complete_songs(
     on_level: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     autocast: torch.dtype | None = None,
+    temperature: float | None = None,
+    padded_positions: int | None = None,
 ) -> list[Tensor]:
     """Write levels 2 .. ``levels`` - 1 of several songs, one pass per level.
 
@@ -57,6 +59,10 @@ def complete_songs(
         should_stop: asked before each pass; True returns the levels finished so far.
         autocast: dtype of the matrix products, such as bfloat16; None: the weights' own. Another
             dtype gives other rounding and so, here and there, other codes.
+        temperature: divides the logits; None is the model's own number.
+        padded_positions: number the draws as the published program does, whose songs are padded
+            to at least so many positions and which draws for every position of every pass: the
+            codes then depend on the length of prompt and padding. None: by level and frame.
 
     Returns:
         codes_QT of each song, int64, with the given levels unchanged.
@@ -66,6 +72,7 @@ def complete_songs(
         TokenError: a prompt or codes hold what is not text or not codes.
     """
     top_k = model.config.sampling_top_k if top_k is None else top_k
+    temperature = model.config.sampling_temperature if temperature is None else temperature
     wanted = model.config.layout.num_levels if levels is None else levels
     _check(model, sketches, wanted)
     device = model.lm_head.weight.device
@@ -86,11 +93,11 @@ def complete_songs(
             codes_BQT[item, level, :num_frames] = sample_top_k(
                 logits_BTV[item, :num_frames],
                 top_k=top_k,
-                temperature=model.config.sampling_temperature,
+                temperature=temperature,
                 seed=sketch.seed,
                 stage="superres",
                 level=level,
-                frames_T=torch.arange(num_frames, device=device),
+                frames_T=_draws(sketch, level, padded_positions).to(device),
             )
         if level + 1 < wanted:
             frames_BTD = frames_BTD + model.embed_level(codes_BQT[:, level], level)
@@ -101,6 +108,16 @@ def complete_songs(
         codes_BQT[item, :done, : sketch.codes_QT.shape[1]].clone()
         for item, sketch in enumerate(sketches)
     ]
+
+
+def _draws(sketch: Sketch, level: int, padded_positions: int | None) -> Tensor:
+    """Return the number of each frame's draw among those of a level."""
+    frames_T = torch.arange(sketch.codes_QT.shape[1])
+    if padded_positions is None:
+        return frames_T
+    num_prompt = sketch.prompt_S.shape[0]
+    num_rows = max(padded_positions, num_prompt + frames_T.shape[0])
+    return (level - COARSE_LEVELS) * num_rows + num_prompt + frames_T
 
 
 def _pad(

@@ -11,9 +11,11 @@ writes can be more than text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from khala.errors import RequestError, TokenError
 from khala.song import SongRequest, clean_text
-from khala.tokens.layout import TokenLayout
+from khala.tokens.layout import ControlTokens, TokenLayout
 from khala.tokens.lyrics import normalise_lyrics
 from khala.tokens.text import TextTokenizer
 
@@ -59,21 +61,13 @@ def build_prompt(
     duration_id = control.duration_id(request.duration_s)
     language = _language_name(request.language) if use_language else ""
     description = "" if bare else normalise_description(request.prompt)
-    description_ids = _text_ids(description, layout, tokenizer)
-    language_ids = _text_ids(INSTRUMENTAL if request.instrumental else language, layout, tokenizer)
+    description_ids = text_ids(description, layout, tokenizer)
+    language_ids = text_ids(INSTRUMENTAL if request.instrumental else language, layout, tokenizer)
     lyrics_ids: list[int] = []
     if not request.instrumental:
-        lyrics_ids.append(control.begin_lyrics)
-        for line in () if bare else normalise_lyrics(request.lyrics).split("\n"):
-            lyrics_ids += [control.end_line, *_text_ids(line, layout, tokenizer)]
-        lyrics_ids.append(control.separator)
-    ids = [
-        control.begin_of_text,
-        *(*description_ids, control.separator),
-        *(*language_ids, control.separator),
-        *lyrics_ids,
-        *(duration_id, control.end_of_prompt, control.begin_audio),
-    ]
+        lines = () if bare else normalise_lyrics(request.lyrics).split("\n")
+        lyrics_ids = lines_ids(lines, layout, tokenizer)
+    ids = join_fields(control, description_ids, language_ids, lyrics_ids, duration_id)
     if len(ids) > max_tokens:
         raise RequestError(
             f"the prompt is {len(ids)} tokens long: at most {max_tokens} are allowed; it has "
@@ -87,11 +81,34 @@ def normalise_description(text: str) -> str:
     return " ".join(clean_text(text).split())
 
 
-def _language_name(code: str) -> str:
-    return LANGUAGE_NAMES.get(code.split("-")[0].lower(), code)
+def join_fields(
+    control: ControlTokens,
+    description_ids: Sequence[int],
+    language_ids: Sequence[int],
+    lyrics_ids: Sequence[int],
+    duration_id: int,
+) -> list[int]:
+    """Return a whole prompt of its fields; ``lyrics_ids`` is empty exactly without a voice."""
+    return [
+        control.begin_of_text,
+        *(*description_ids, control.separator),
+        *(*language_ids, control.separator),
+        *lyrics_ids,
+        *(duration_id, control.end_of_prompt, control.begin_audio),
+    ]
 
 
-def _text_ids(text: str, layout: TokenLayout, tokenizer: TextTokenizer) -> list[int]:
+def lines_ids(lines: Sequence[str], layout: TokenLayout, tokenizer: TextTokenizer) -> list[int]:
+    """Return the field of the lyrics, from the id that begins it to the one that ends it."""
+    control = layout.control
+    ids = [control.begin_lyrics]
+    for line in lines:
+        ids += [control.end_line, *text_ids(line, layout, tokenizer)]
+    return [*ids, control.separator]
+
+
+def text_ids(text: str, layout: TokenLayout, tokenizer: TextTokenizer) -> list[int]:
+    """Return the ids of a text; TokenError if the tokenizer is another model's."""
     ids = tokenizer.encode(text)
     if max(ids, default=0) >= layout.first_control_id:
         raise TokenError(
@@ -99,3 +116,7 @@ def _text_ids(text: str, layout: TokenLayout, tokenizer: TextTokenizer) -> list[
             f"{layout.first_control_id}, so the tokenizer belongs to another model"
         )
     return ids
+
+
+def _language_name(code: str) -> str:
+    return LANGUAGE_NAMES.get(code.split("-")[0].lower(), code)

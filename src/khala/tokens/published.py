@@ -1,15 +1,22 @@
-"""What the published application did to text, for checkpoints trained behind it.
+"""What the published application does to text: ``compat="published"`` and nothing else uses it.
 
-Nothing here is used unless compatibility is asked for by name: the table changes what a user
-wrote, and the clamp cuts it.
+The table changes what a user wrote, the clamp cuts it, and durations become whole minutes.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
 from khala.errors import RequestError
+from khala.song import SongRequest
+from khala.tokens.layout import TokenLayout
+from khala.tokens.prompt import INSTRUMENTAL, join_fields, lines_ids, text_ids
+from khala.tokens.text import TextTokenizer
+
+MAX_MINUTES = 10
+"""Longest duration that the published application asks for; the shortest is 1."""
 
 _FULL_WIDTH = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5B) if code != 0xFF40}
 _PUNCTUATION = {
@@ -86,3 +93,45 @@ def clamp_published(ids: Sequence[int], max_tokens: int) -> list[int]:
     if len(ids) <= max_tokens:
         return list(ids)
     return [*ids[: max_tokens - 1], ids[-1]]
+
+
+def published_minutes(duration_s: float) -> int:
+    """Return the whole minutes that the published application would ask for, halves up."""
+    return min(max(math.floor(duration_s / 60 + 0.5), 1), MAX_MINUTES)
+
+
+def published_prompt(
+    request: SongRequest,
+    layout: TokenLayout,
+    tokenizer: TextTokenizer,
+    *,
+    describe: bool = True,
+) -> list[int]:
+    """Return the ids of a prompt as the published application puts it together, not yet clamped.
+
+    Description and lyrics are only stripped and, for songs, sent through the table; the slot of
+    the language is empty. What stands between ``<|`` and ``|>`` was read as control tokens there;
+    here no request can hold it.
+
+    Args:
+        request: what is asked for.
+        layout: the alphabet of the models.
+        tokenizer: the text tokenizer of the models.
+        describe: False leaves the description out.
+
+    Raises:
+        RequestError: the model has no word for that many minutes.
+        TokenError: tokenizer and layout do not belong together.
+    """
+    control = layout.control
+    description = request.prompt.strip() if describe else ""
+    lyrics_ids: list[int] = []
+    if not request.instrumental:
+        lyrics_ids = lines_ids(clean_published(request.lyrics).split("\n"), layout, tokenizer)
+    return join_fields(
+        control,
+        text_ids(description, layout, tokenizer),
+        text_ids(INSTRUMENTAL if request.instrumental else "", layout, tokenizer),
+        lyrics_ids,
+        control.duration_id(60.0 * published_minutes(request.duration_s)),
+    )
