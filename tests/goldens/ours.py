@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from reference_codec import decode_in_chunks
 from torch import Tensor, nn
 
 from khala.backbone import Backbone
 from khala.codec import Codec
+from khala.codec.crossfade import decode_crossfaded
 from khala.nn.sampling import top_candidates
 from khala.superres import Packing, SuperResolution
 
@@ -183,13 +183,10 @@ def codec_arrays(
     with outputs_of({"dec_conv_in": decoder[0], "dec_block1": decoder[1]}) as said:
         decoded_CN = codec.decode(codes_1QT)[0]
 
-    def decode(codes_QT: np.ndarray) -> np.ndarray:
-        return array(codec.decode(torch.from_numpy(codes_QT)[None])[0])
-
-    whole_CN = decode(chunk_codes)
-    chunked_CN = decode_in_chunks(
-        decode, chunk_codes, size=size, overlap=overlap, hop=codec.config.hop
-    )
+    chunk_1QT = torch.from_numpy(chunk_codes)[None]
+    whole_CN = array(codec.decode(chunk_1QT, chunk_frames=None)[0])
+    chunked_1CN = decode_crossfaded(codec, chunk_1QT, chunk_frames=size, overlap_frames=overlap)
+    chunked_CN = array(chunked_1CN[0])
     made = {
         "wav": wave_1CN[0],
         "codes": codes_1QT[0],
