@@ -31,7 +31,7 @@ from khala.convert.published import PARTS, Part, Source
 from khala.convert.safetensors_file import num_bytes, write_tensors
 from khala.errors import CapacityError, CheckpointError
 
-__all__ = ["DTYPES", "convert", "describe", "missing_in"]
+__all__ = ["DTYPES", "convert", "describe", "missing_in", "write_file"]
 
 try:
     import fcntl
@@ -259,9 +259,9 @@ def _complete(source: Source, folder: Path, report: dict[str, Any]) -> None:
         with suppress(ValueError, KeyError, TypeError):
             report["parts"] = {**json.loads(before.read_bytes())["parts"], **report["parts"]}
     report["missing"] = missing_in(folder, source)
-    _replace(folder / "conversion.json", (json.dumps(report, indent=1) + "\n").encode())
+    write_file(folder / "conversion.json", (json.dumps(report, indent=1) + "\n").encode())
     if source.tokenizer is not None:
-        _replace(folder / "tokenizer.json", source.tokenizer.read_bytes())
+        write_file(folder / "tokenizer.json", source.tokenizer.read_bytes())
     checkpoint.write_manifest(folder)
 
 
@@ -274,8 +274,8 @@ def missing_in(folder: Path, source: Source) -> list[str]:
     ]
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file under another name and put it in place."""
+def write_file(path: Path, content: bytes) -> None:
+    """Write a small file as a whole or not at all."""
     handle, temporary = tempfile.mkstemp(prefix=".file.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

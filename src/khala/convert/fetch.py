@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from khala import hub
 from khala.checkpoint import sha256_file
-from khala.convert.conversion import convert
+from khala.convert.conversion import convert, write_file
 from khala.convert.download import HubFile, Listing, Progress, Wanted, ask, download
 from khala.convert.published import Source, check_tokenizer, is_read, look
 from khala.errors import CapacityError, CheckpointError
@@ -200,17 +199,8 @@ def _read(path: Path, repo: str, commit: str) -> Listing:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a small file as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_file(path, text.encode())
 
 
 @contextmanager
