@@ -77,7 +77,7 @@ def main() -> int:
     if not (folder / "tokenizer.json").is_file():
         make_model(args.work)
     size = ModelSize.of(folder)
-    free = look_at(args.device).free_bytes
+    machine = look_at(args.device)
     runs = [
         {"dtype": dtype, "stage": stage, **one_run(args, size, dtype, stage)}
         for dtype in args.dtypes
@@ -86,9 +86,9 @@ def main() -> int:
     result = report.circumstances("full-size", {}) | {
         "command": f"python benchmarks/bench_full_size.py --work {args.work.name} "
         f"--device {args.device} --seconds {args.seconds:g} --dtypes {' '.join(args.dtypes)}",
-        "free_bytes": free,
+        "free_bytes": machine.free_bytes,
         "longest_s": {
-            dtype: longest_that_fits(size, dtype, free or 0, in_turns=True) for dtype in args.dtypes
+            dtype: longest_that_fits(size, machine, dtype, in_turns=True) for dtype in args.dtypes
         },
         "runs": runs,
         "tables": [table(runs, args.seconds)],
@@ -123,7 +123,7 @@ def one_run(args: argparse.Namespace, size: ModelSize, dtype: str, stage: str) -
     words = [str(args.work / "model"), args.device, dtype, stage, str(args.seconds), str(file)]
     done = subprocess.run([sys.executable, "-c", CHILD, *words], check=True, capture_output=True)
     found = dict(json.loads(done.stdout))
-    wanted = needs(size, args.seconds, dtype)
+    wanted = needs(size, look_at(args.device), args.seconds, dtype)
     promised = wanted.in_turns if found["turns"] else wanted.together
     return {**found, "promised_bytes": promised, "is_kept": found["peak_bytes"] <= promised}
 

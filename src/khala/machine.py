@@ -14,6 +14,9 @@ from khala.errors import ConfigError
 
 __all__ = ["Machine", "check_device", "give_back", "look_at", "precise", "total_memory"]
 
+LATER_BYTES = 220_000_000
+"""What a process takes beyond torch, without weights: modules imported later, small buffers."""
+
 CGROUP = Path("/sys/fs/cgroup")
 """Where Linux says how much of the computer a container may use."""
 
@@ -31,6 +34,9 @@ class Machine:
     has_bfloat16: bool
     """Whether it multiplies bfloat16 faster than float32."""
 
+    process_bytes: int = 500_000_000
+    """Memory of this process beside any model; torch for a GPU takes twice that for a CPU alone."""
+
     @property
     def kind(self) -> str:
         """ "cpu", "cuda" or "mps"."""
@@ -44,10 +50,12 @@ def look_at(device: str) -> Machine:
         free, bfloat16 = torch.cuda.mem_get_info(device)[0], torch.cuda.is_bf16_supported()
         return Machine(device=device, free_bytes=free, has_bfloat16=bfloat16)
     able = torch.cpu.get_capabilities() if kind == "cpu" else {}
+    held = _held_memory()
     return Machine(
         device=device,
         free_bytes=_free_memory(),
         has_bfloat16=bool(able.get("avx512_bf16") or able.get("amx_bf16")),
+        **({} if held is None else {"process_bytes": held + LATER_BYTES}),
     )
 
 
@@ -105,6 +113,12 @@ def _free_memory() -> int | None:
         kept = stat.get("inactive_file", 0) + stat.get("active_file", 0)
         free = min(free, limit - used + kept)
     return free
+
+
+def _held_memory() -> int | None:
+    """Return the bytes that this process holds now, None where nobody says."""
+    held = _numbers(Path("/proc/self/status")).get("VmRSS")
+    return None if held is None else held * 1024
 
 
 def _number(path: Path) -> int | None:

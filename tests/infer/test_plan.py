@@ -37,19 +37,22 @@ def on(kind: str, free: int | None, *, bfloat16: bool = True) -> Machine:
     return Machine(device=kind, free_bytes=free, has_bfloat16=bfloat16)
 
 
+HERE = on("cpu", None)
+
+
 def test_the_weights_are_counted_whole(tiny_model: Path) -> None:
     """A tensor that was left out would be missing in the promise."""
     size, model = ModelSize.of(tiny_model), Khala.from_pretrained(tiny_model)
     for part in ("backbone", "superres"):
         tensors = model.models.part(part).state_dict().values()
         assert size.numbers[part] == sum(one.numel() for one in tensors)
-        assert needs(size, 1.0, "float32").weights[part] == sum(one.nbytes for one in tensors)
+        assert needs(size, HERE, 1.0, "float32").weights[part] == sum(one.nbytes for one in tensors)
     assert size.stored["codec"] == "float32"
 
 
 def test_keys_and_values_grow_with_the_song() -> None:
     """A long song needs more than its weights: 98,304 bytes for every frame of it in bfloat16."""
-    short, long = (needs(PUBLISHED, seconds, "bfloat16") for seconds in (60, 300))
+    short, long = (needs(PUBLISHED, HERE, seconds, "bfloat16") for seconds in (60, 300))
     frames = [-(-seconds * 105 * 44_100 // 100 // 2048) for seconds in (60, 300)]
     caches = [
         new_cache(TRUNK, batch=1, positions=2, device=torch.device("meta"), dtype=torch.bfloat16)
@@ -57,12 +60,12 @@ def test_keys_and_values_grow_with_the_song() -> None:
     per_frame = sum(one.nbytes for cache in caches for one in (*cache.keys, *cache.values))
     assert per_frame == 98_304
     assert long.backbone - short.backbone == per_frame * (frames[1] - frames[0])
-    assert needs(PUBLISHED, 60, "bfloat16", guided=True).backbone > short.backbone
+    assert needs(PUBLISHED, HERE, 60, "bfloat16", guided=True).backbone > short.backbone
 
 
 def test_turns_need_less() -> None:
     """Who cannot hold three models can hold the largest."""
-    found = needs(PUBLISHED, 180, "bfloat16")
+    found = needs(PUBLISHED, HERE, 180, "bfloat16")
     assert found.in_turns < found.together
     assert found.together > 2 * (1_616_922_624 + 1_876_969_472) + 4 * 186_099_204
 
@@ -102,11 +105,12 @@ def test_small_models_are_the_same_everywhere() -> None:
 
 def test_the_longest_song_that_fits() -> None:
     """A promise of one second more would break on that second."""
-    found = longest_that_fits(PUBLISHED, "bfloat16", 6 * GB, in_turns=True)
+    found = longest_that_fits(PUBLISHED, on("cpu", 6 * GB), "bfloat16", in_turns=True)
     assert found == 361, "all that the models' positions allow"
-    tight = needs(PUBLISHED, 100, "bfloat16").in_turns
-    assert longest_that_fits(PUBLISHED, "bfloat16", tight, in_turns=True) in (100, 101)
-    assert longest_that_fits(PUBLISHED, "bfloat16", 3 * GB, in_turns=True) == 0
+    tight = needs(PUBLISHED, HERE, 100, "bfloat16").in_turns
+    for free, longest in ((tight, (100, 101)), (3 * GB, (0,)), (None, (361,))):
+        machine = on("cpu", free)
+        assert longest_that_fits(PUBLISHED, machine, "bfloat16", in_turns=True) in longest
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def _kind(terminal: Terminal, size: ModelSize, machine: Machine, dtype: str) -> 
     """Say what songs need whose models compute in ``dtype``."""
     from khala.infer.plan import decide, longest_that_fits, needs
 
-    found = {seconds: needs(size, seconds, dtype) for seconds in DURATIONS_S}
+    found = {seconds: needs(size, machine, seconds, dtype) for seconds in DURATIONS_S}
     rows = {part: {s: getattr(one, part) for s, one in found.items()} for part in STAGES}
     rows["all weights"] = {s: one.together for s, one in found.items()}
     rows["in turns"] = {s: one.in_turns for s, one in found.items()}
@@ -142,7 +142,7 @@ def _kind(terminal: Terminal, size: ModelSize, machine: Machine, dtype: str) -> 
     fits = {}
     if machine.free_bytes is not None:
         fits = {
-            name: longest_that_fits(size, dtype, machine.free_bytes, in_turns=name == "in turns")
+            name: longest_that_fits(size, machine, dtype, in_turns=name == "in turns")
             for name in ("all weights", "in turns")
         }
         shown = [f"{name}: {f'up to {s} s' if s else 'no song'}" for name, s in fits.items()]

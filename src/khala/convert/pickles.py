@@ -66,7 +66,7 @@ TYPES = (
 STANDARD = (
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in TYPES),
     *("argparse.Namespace", "types.SimpleNamespace", "typing.", "enum.", "pathlib.", "datetime."),
-    *("uuid.UUID", "signal.Signals", "collections.deque", "collections.Counter"),
+    *("uuid.UUID", "signal.", "collections.deque", "collections.Counter"),
     *("functools.partial",),
 )
 """Classes of Python's own that programs keep beside weights; the second name of a built-in type is
@@ -95,6 +95,14 @@ class Record:
 
     items: list[Any] = field(default_factory=list)
     """What was put into it: values, or keys and values in turn."""
+
+
+def _member(owner: Any, member: Any) -> Record:
+    """Return a member of an enumeration by its name, as Python 3.11.0 to 3.11.3 write it."""
+    return Record(f"{_a(Name, owner).text}.{_a(str, member)}", ())
+
+
+MEMBERS: dict[str, Build] = {f"{module}.getattr": _member for module in ("builtins", "__builtin__")}
 
 
 def read_pickle(
@@ -139,7 +147,7 @@ class _Machine:
         load_persistent: Callable[[Any], Any] | None,
         what: str,
     ) -> None:
-        self._builders, self._records = {**PLAIN, **builders}, records
+        self._builders, self._records = {**PLAIN, **MEMBERS, **builders}, records
         self._load_persistent, self._what = load_persistent, what
         self._stack: list[Any] = []
         self._memory: dict[int, Any] = {}

@@ -26,9 +26,6 @@ __all__ = ["BYTES", "LoadPlan", "ModelSize", "Needs", "decide", "longest_that_fi
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Kinds of numbers the two language models can compute in, and the size of one."""
 
-PROCESS_BYTES = 450_000_000
-"""Python and torch before anything is loaded; on a GPU, its libraries' share of its memory."""
-
 PROMPT = 512
 """Tokens of prompt and lyrics that are counted with where nobody says how many there are."""
 
@@ -98,20 +95,24 @@ class Needs:
     weights: Mapping[str, int]
     """The weights' share, by the name of the part."""
 
+    process: int
+    """The process itself, with torch and without a model."""
+
     @property
     def together(self) -> int:
         """With all weights staying in memory: the stages still work one after another."""
         work = max(getattr(self, part) - size for part, size in self.weights.items())
-        return PROCESS_BYTES + sum(self.weights.values()) + work
+        return self.process + sum(self.weights.values()) + work
 
     @property
     def in_turns(self) -> int:
         """With only one stage's weights in memory at a time."""
-        return PROCESS_BYTES + max(self.backbone, self.superres, self.codec)
+        return self.process + max(self.backbone, self.superres, self.codec)
 
 
 def needs(
     size: ModelSize,
+    machine: Machine,
     duration_s: float,
     dtype: str,
     *,
@@ -122,6 +123,7 @@ def needs(
 
     Args:
         size: of the model.
+        machine: where it is made.
         duration_s: of the song.
         dtype: what backbone and super-resolution compute in.
         num_prompt: tokens of its prompt.
@@ -137,21 +139,23 @@ def needs(
         superres=weights["superres"] + _completing(size.superres, num_prompt, frames, item),
         codec=weights["codec"] + _decoding(size, frames),
         weights=weights,
+        process=machine.process_bytes,
     )
 
 
-def longest_that_fits(size: ModelSize, dtype: str, free_bytes: int, *, in_turns: bool) -> int:
+def longest_that_fits(size: ModelSize, machine: Machine, dtype: str, *, in_turns: bool) -> int:
     """Return the longest song in whole seconds that memory and the models' positions allow.
 
-    0 where none does.
+    0 where none does; memory that nobody tells the size of is not looked at.
     """
     hop_s = size.codec.hop / size.codec.sample_rate_hz
     positions = (size.backbone.max_positions, size.superres.max_positions)
     low, high = 0, int(longest_s(frame_rate_hz=1 / hop_s, num_prompt=16, positions=positions))
     while low < high:
         middle = (low + high + 1) // 2
-        wanted = needs(size, middle, dtype)
-        fits = (wanted.in_turns if in_turns else wanted.together) <= free_bytes
+        wanted = needs(size, machine, middle, dtype)
+        total = wanted.in_turns if in_turns else wanted.together
+        fits = machine.free_bytes is None or total <= machine.free_bytes
         low, high = (middle, high) if fits else (low, middle - 1)
     return low
 
@@ -227,7 +231,7 @@ def decide(size: ModelSize, machine: Machine, dtype: str | None, duration_s: flo
     chosen = _dtype(size, machine, duration_s) if dtype is None else dtype
     is_mapped = machine.kind == "cpu" and size.stored["superres"] == chosen
     short = machine.free_bytes is not None and (
-        needs(size, duration_s, chosen).together > machine.free_bytes
+        needs(size, machine, duration_s, chosen).together > machine.free_bytes
     )
     return LoadPlan(dtype=chosen, turns=short and not is_mapped)
 
@@ -241,5 +245,5 @@ def _dtype(size: ModelSize, machine: Machine, duration_s: float) -> str:
     if machine.kind == "cuda":
         return "bfloat16" if machine.has_bfloat16 else "float16"
     free = machine.free_bytes
-    fits = free is None or needs(size, duration_s, "float32").together <= free
+    fits = free is None or needs(size, machine, duration_s, "float32").together <= free
     return "float32" if fits and not machine.has_bfloat16 else "bfloat16"

@@ -30,17 +30,14 @@ def warn_if_dense(request: SongRequest, on_event: OnEvent | None) -> None:
 def warn_if_tight(models: Models, request: SongRequest, on_event: OnEvent | None) -> None:
     """Say so when a song needs more memory than there is: nothing else would, until it is late."""
     scale = request.guidance_scale or models.backbone.config.guidance_scale
-    wanted = needs(
-        models.size,
-        request.duration_s,
-        models.plan.dtype,
-        guided=scale != 1.0,
-    )
+    machine = look_at(models.device)
+    dtype = models.plan.dtype
+    wanted = needs(models.size, machine, request.duration_s, dtype, guided=scale != 1.0)
     work = {part: getattr(wanted, part) for part in PARTS}
     if not models.plan.turns:  # then the weights are there, and are not counted again
         work = {part: size - wanted.weights[part] for part, size in work.items()}
     stage = max(work, key=lambda part: work[part])
-    free = look_at(models.device).free_bytes
+    free = machine.free_bytes
     if free is None or work[stage] <= free or on_event is None:
         return
     message = (
