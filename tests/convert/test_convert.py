@@ -418,16 +418,18 @@ def test_arguments_that_cannot_be_read_are_said(tmp_path: Path) -> None:
 MEASURED = """
 import resource, sys
 from pathlib import Path
-from khala.convert.conversion import convert
-from khala.convert.published import look
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
+import torch
+torch_alone = peak()
+from khala.convert.conversion import convert
+from khala.convert.published import look
 source = look(Path(sys.argv[1]))
 before = peak()
 convert(source, Path(sys.argv[2]))
-print(peak() - before, peak())
+print(peak() - before, peak() - torch_alone)
 """
 
 
@@ -462,10 +464,10 @@ def test_memory_stays_small(layout: str, tmp_path: Path) -> None:
     words = [sys.executable, "-c", SMALL_PARENT, MEASURED]
     words += [str(tmp_path / "in"), str(tmp_path / "out")]
     output = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    grown, peak = map(int, output.split())
+    grown, beside_torch = map(int, output.split())
     assert largest == BACKBONE_ROWS * 256 * 4
     assert grown < 1e8, "two tensors of 134 MB were converted"
-    assert peak < 1.5 * largest + 500e6
+    assert beside_torch < 1.5 * largest + 200e6, "torch for a GPU takes 500 MB by itself"
     made = find_tensors(tmp_path / "out" / "backbone" / "model.safetensors")
     for name, wanted in plain.items():
         assert torch.equal(made[name].read(), wanted), name
