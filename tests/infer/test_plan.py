@@ -28,6 +28,7 @@ PUBLISHED = ModelSize(
     codec=CodecConfig(conv=ConvConfig()),
     numbers={"backbone": 1_616_922_624, "superres": 1_876_969_472, "codec": 186_099_204},
     stored={"backbone": "bfloat16", "superres": "bfloat16", "codec": "float32"},
+    largest={"backbone": 534_249_472, "superres": 794_296_320, "codec": 301_989_888},
     piece_frames=150,
 )
 GB = 1_000_000_000
@@ -61,6 +62,12 @@ def test_keys_and_values_grow_with_the_song() -> None:
     assert per_frame == 98_304
     assert long.backbone - short.backbone == per_frame * (frames[1] - frames[0])
     assert needs(PUBLISHED, HERE, 60, "bfloat16", guided=True).backbone > short.backbone
+
+
+def test_casting_holds_a_tensor_twice() -> None:
+    """The largest table is there in both kinds while it is cast: that is when memory ends."""
+    cast = needs(PUBLISHED, HERE, 1.5, "float32")
+    assert cast.superres >= 4 * 1_876_969_472 + 794_296_320
 
 
 def test_turns_need_less() -> None:

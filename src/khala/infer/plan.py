@@ -48,6 +48,9 @@ class ModelSize:
     stored: Mapping[str, str]
     """Kind of most numbers of a part: "float32", "bfloat16", "float16" or "int8"."""
 
+    largest: Mapping[str, int]
+    """Bytes of the largest stored tensor of a part: while it is cast, both kinds are in memory."""
+
     piece_frames: int
     """Frames that the codec decodes at once, with the context on both sides."""
 
@@ -61,7 +64,7 @@ class ModelSize:
         for part in PARTS:
             if not (folder / part).is_dir():
                 raise CheckpointError(f"{folder} is not a whole model: it has no {part}/")
-        numbers, stored = {}, {}
+        numbers, stored, largest = {}, {}, {}
         for part in PARTS:
             tensors = checkpoint.stored_tensors(checkpoint.resolve_part(folder, part))
             kinds: dict[str, int] = {}
@@ -69,6 +72,9 @@ class ModelSize:
                 if not (part == "codec" and name.startswith("encoder.")):
                     kinds[kind] = kinds.get(kind, 0) + math.prod(shape)
             numbers[part] = sum(kinds.values())
+            largest[part] = max(
+                math.prod(shape) * BYTES.get(kind, 1) for shape, kind in tensors.values()
+            )
             stored[part] = max(kinds, key=lambda kind: kinds[kind])
         codec = Codec.without_weights(checkpoint.resolve_part(folder, "codec"))
         return cls(
@@ -81,6 +87,7 @@ class ModelSize:
             codec=codec.config,
             numbers=numbers,
             stored=stored,
+            largest=largest,
             piece_frames=codec.piece_frames + 2 * codec.halo_frames,
         )
 
@@ -133,10 +140,16 @@ def needs(
     item = BYTES[dtype]
     weights = {part: size.numbers[part] * item for part in ("backbone", "superres")}
     weights["codec"] = size.numbers["codec"] * BYTES["float32"]
+    work = {
+        "backbone": _sketching(size.backbone, num_prompt, frames, item, rows=1 + guided),
+        "superres": _completing(size.superres, num_prompt, frames, item),
+    }
+    for part in work:
+        if size.stored[part] != dtype:
+            work[part] = max(work[part], size.largest[part])
     return Needs(
-        backbone=weights["backbone"]
-        + _sketching(size.backbone, num_prompt, frames, item, rows=1 + guided),
-        superres=weights["superres"] + _completing(size.superres, num_prompt, frames, item),
+        backbone=weights["backbone"] + work["backbone"],
+        superres=weights["superres"] + work["superres"],
         codec=weights["codec"] + _decoding(size, frames),
         weights=weights,
         process=machine.process_bytes,
