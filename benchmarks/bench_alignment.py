@@ -37,7 +37,10 @@ from khala.train.run import train_backbone
 from khala.train.tasks.backbone import BackboneRun, BackboneTask
 
 TOLD = "told where the words are"
-ARMS = {"told nothing": ("pure", ("task.alignment=0", "task.lessons=0")), TOLD: ("told", ())}
+ARMS = {
+    "pure": ("told nothing", ("task.alignment=0", "task.lessons=0")),
+    "told": (TOLD, ("task.lessons=0",)),
+}
 SPLITS = ("test", "test_voice", "test_words")
 LONGEST_S = 16.0
 
@@ -48,8 +51,10 @@ def main() -> int:
     parser.add_argument("--codes", type=Path, required=True, help="songs whose words have times")
     parser.add_argument("--codec", type=Path, default=Path("nano"), help="starts the tables")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs; kept")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=8000, help="of a model told nothing")
+    parser.add_argument("--told-steps", type=int, default=2000, help="of one told where words are")
+    parser.add_argument("--arms", default="pure,told", help="pure, told or both")
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--examples", type=int, default=24, help="measured of every split")
     parser.add_argument("--points", type=int, default=12, help="checkpoints measured of a run")
     parser.add_argument("--no-training", action="store_true", help="measure what is there")
@@ -58,11 +63,13 @@ def main() -> int:
     console = Console(width=170)
     curves: dict[str, dict[str, list[dict[str, float]]]] = {}
     for seed in range(args.seeds):
-        for arm, (short, overrides) in ARMS.items():
+        for short in args.arms.split(","):
+            arm, overrides = ARMS[short]
             run = args.runs / f"{short}-{seed}"
             if not args.no_training and not (run / "model").exists():
+                steps = args.steps if short == "pure" else args.told_steps
                 settings = [
-                    f"train.seed={seed}", f"train.num_steps={args.steps}", "train.log_every=50",
+                    f"train.seed={seed}", f"train.num_steps={steps}", "train.log_every=50",
                     "train.validate_every=150", "task.num_valid_songs=8",
                     "train.checkpoint_every_s=200", "train.keep_checkpoints=100",
                 ]  # fmt: skip
@@ -73,7 +80,8 @@ def main() -> int:
             if run.exists():
                 curves.setdefault(arm, {})[str(seed)] = curve(run, args, console)
     result = report.circumstances("alignment", {}) | {
-        "command": f"python benchmarks/bench_alignment.py --steps {args.steps}",
+        "command": f"python benchmarks/bench_alignment.py --steps {args.steps} "
+        f"--told-steps {args.told_steps} --seeds {args.seeds}",
         "curves": curves,
         "tables": [table(curves)],
     }

@@ -93,7 +93,7 @@ def _write_song(folder: Path, index: int, split: str) -> None:
 def quickly(corpus: Corpus, **changes: Any) -> Tagger:
     """Train a very small tagger for a few seconds."""
     training = TaggerTraining(
-        **{"minutes": 60.0, "max_steps": 260, "batch": 12, "fewest_songs": 4, "peak_rate": 1e-2}
+        **{"minutes": 60.0, "max_steps": 420, "batch": 12, "fewest_songs": 4, "peak_rate": 1e-2}
         | changes
     )
     learned, _ = split_songs(corpus)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from khala.backbone import Backbone, BackboneConfig
 from khala.errors import ConfigError, RequestError, TokenError
 from khala.nn import TrunkConfig
+from khala.nn.inference import InferenceTrunk
 from khala.nn.init import hidden_std
 from khala.superres import (
     Packing,
@@ -180,10 +181,16 @@ def test_resumed_equals_never_stopped(model: SuperResolution) -> None:
 
 
 @torch.inference_mode()
-def test_one_pass_per_level(model: SuperResolution) -> None:
+def test_one_pass_per_level(model: SuperResolution, monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress counts passes; one more or fewer would break its promise, and the codes."""
     passes: list[int] = []
-    model.layers[0].register_forward_hook(lambda *_: passes.append(1))
+    whole = InferenceTrunk.whole
+
+    def counted(trunk: InferenceTrunk, hidden_SD: Tensor) -> Tensor:
+        passes.append(1)
+        return whole(trunk, hidden_SD)
+
+    monkeypatch.setattr(InferenceTrunk, "whole", counted)
     done: list[int] = []
     model.complete(PROMPT_S, some_codes()[0, :2], on_level=done.append)
     assert len(passes) == LAYOUT.num_levels - 2

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from khala.backbone.generate import Ended
 from khala.backbone.model import Backbone, check_ids
+from khala.backbone.writing import Ended
 from khala.errors import RequestError, StageError, TokenError
 from khala.nn.sampling import sample_top_k
 from khala.tokens import COARSE_LEVELS, TokenLayout, deinterleave

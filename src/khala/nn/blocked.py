@@ -1,14 +1,16 @@
 """Attention in blocks of queries, as plain matrix products.
 
 On a CPU in bfloat16 the library's kernel is two to three times slower than this, forward and
-backward: it does not reach the matrix units' bfloat16 rate at 64 channels per head. Memory: one
-block of scores while generating; all of them while training, so very long streams should not be
-trained this way.
+backward: it does not reach the matrix units' bfloat16 rate at 64 channels per head. Forward alone
+on cores with tiles (AMX) it is faster, as it is without bfloat16. Memory: one block of scores while
+generating; all of them while training, so very long streams should not be trained this way.
 
 Shape letters: B batch, H query heads, G KV heads, N queries of one block, S keys, K head width.
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 from torch import Tensor
@@ -19,7 +21,14 @@ BLOCK = 256
 
 def suits(q_BHSK: Tensor) -> bool:
     """Tell whether blocks beat the library's kernel for these queries."""
-    return q_BHSK.device.type == "cpu" and q_BHSK.dtype == torch.bfloat16
+    if q_BHSK.device.type != "cpu" or q_BHSK.dtype != torch.bfloat16:
+        return False
+    return q_BHSK.requires_grad or not _has_tiles()
+
+
+@functools.cache
+def _has_tiles() -> bool:
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def blocked_attention(

@@ -5,6 +5,7 @@ Shape letters: B batch, H KV heads, S stream positions, K head width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,13 @@ class KVCache:
             values=[v_BHSK[index : index + 1] for v_BHSK in self.values],
             lengths=[self.lengths[index]],
         )
+
+    def copy_from(self, other: KVCache, lengths: Sequence[int]) -> None:
+        """Take over the first positions of another cache's rows, so many of each."""
+        for ours, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
+            for row, length in enumerate(lengths):
+                ours[row, :, :length] = theirs[row, :, :length]
+        self.lengths = list(lengths)
 
     def rewind(self, length: int) -> None:
         """Forget every position from ``length`` on, in every row."""

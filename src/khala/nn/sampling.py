@@ -6,8 +6,8 @@ stopped, and one frame or level can be made again. Gumbel-max over the kept cand
 samples exactly their softmax (https://arxiv.org/abs/1611.01144, section 2).
 
 The hash: (seed, stage, level) become a 64-bit key in Python integers; frame and candidate are
-folded in by 32-bit multiply-xorshift rounds on int64 tensors, with products split so that they
-never leave 63 bits. So every device gives the same integers.
+folded in by multiply-xorshift rounds on int32 tensors, whose products wrap modulo 2**32 on every
+device. So every device gives the same integers.
 
 Shape letters: T frames, V candidates (codes of one level, and what else may follow).
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import zlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,11 @@ MASK_32 = 0xFFFFFFFF
 MASK_64 = 0xFFFFFFFFFFFFFFFF
 GOLDEN_32 = 0x9E3779B1
 GOLDEN_64 = 0x9E3779B97F4A7C15
+PIECE_ROWS = 128
+"""Rows sampled at once, so that what is computed of them stays in a core's cache."""
+
+DENSE = 8
+"""From one candidate kept in so many on, draws are made for all of them: cheaper than sorting."""
 
 
 def uniform(
@@ -77,11 +83,24 @@ def sample_top_k(
     if keep_ties and num_kept > 1:
         last_T1 = logits_TV.topk(num_kept, dim=1).values[:, -1:]
         num_kept = max(num_kept, int((logits_TV >= last_T1).sum(dim=1).max()))
+    elif num_kept * DENSE > logits_TV.shape[1]:
+        _check_finite(logits_TV.amax(dim=1), stage, level)
+        pieces = [
+            most_likely(
+                rows_TV,
+                kept_mask(rows_TV, num_kept),
+                gumbel(seed, stage, level, each_T, logits_TV.shape[1]),
+                temperature,
+            )
+            for rows_TV, each_T in zip(
+                torch.split(logits_TV, PIECE_ROWS), torch.split(frames_T, PIECE_ROWS), strict=True
+            )
+        ]
+        return torch.cat(pieces)
     kept_TK = top_candidates(logits_TV, num_kept)
     kept_logits_TK = precise(logits_TV.gather(1, kept_TK))
     device = kept_logits_TK.device
-    if not bool(kept_logits_TK.isfinite().all()):
-        raise StageError(f"{stage} gave logits that are not finite at level {level}", stage=stage)
+    _check_finite(kept_logits_TK, stage, level)
     if num_kept == 1:
         return kept_TK[:, 0]
     if keep_ties:
@@ -93,6 +112,52 @@ def sample_top_k(
     # Candidates are in ascending order and argmax gives the first of equals: the lower one.
     chosen_T = kept_TK.gather(1, scores_TK.argmax(dim=1, keepdim=True))[:, 0]
     return chosen_T.to(logits_TV.device)
+
+
+def gumbel(
+    seed: int, stage: str, level: int, frames_T: Tensor | int, num_candidates: int
+) -> Tensor:
+    """Return the draws of `uniform` as Gumbel noise_TV, float64, -log(-log(u))."""
+    noise_TV = uniform(seed, stage, level, frames_T, num_candidates)
+    return noise_TV.log_().neg_().log_().neg_()
+
+
+def most_likely(
+    logits_TV: Tensor, is_kept_TV: Tensor, noise_TV: Tensor, temperature: float | Tensor
+) -> Tensor:
+    """Return candidates_T: the largest sum of logit / temperature and noise among those kept.
+
+    With Gumbel noise that is a sample of their softmax.
+    """
+    scores_TV = precise(logits_TV).div(temperature).add_(noise_TV.to(_home(logits_TV)))
+    # 0 for those kept, and for others what no score reaches: several times faster than a choice
+    scores_TV.add_(is_kept_TV.to(scores_TV).sub_(1.0).mul_(1e300))
+    return scores_TV.argmax(dim=1).to(logits_TV.device)
+
+
+def kept_mask(logits_TV: Tensor, k: int) -> Tensor:
+    """Return is_kept_TV: True at the ``k`` largest candidates of each row; ties to the lower."""
+    num_candidates = logits_TV.shape[1]
+    if k >= num_candidates:
+        return torch.ones_like(logits_TV, dtype=torch.bool)
+    if logits_TV.device.type != "cpu":
+        last_T1 = logits_TV.topk(k, dim=1).values[:, -1:]
+        return _first_of_equals(logits_TV, last_T1, k)
+    values = logits_TV.float()
+    place = num_candidates - k
+    parted = torch.from_numpy(np.partition(values.numpy(), place, axis=1))
+    last_T1 = parted[:, place, None]
+    is_kept_TV = values >= last_T1
+    if int(is_kept_TV.count_nonzero()) == k * len(values):
+        return is_kept_TV
+    return _first_of_equals(values, last_T1, k)
+
+
+def _first_of_equals(logits_TV: Tensor, last_T1: Tensor, k: int) -> Tensor:
+    """Return True at ``k`` candidates a row: all above the last one kept, and the first equals."""
+    above_TV, equal_TV = logits_TV > last_T1, logits_TV == last_T1
+    room_T1 = k - above_TV.sum(dim=1, keepdim=True)
+    return above_TV | (equal_TV & (equal_TV.cumsum(dim=1, dtype=torch.int32) <= room_T1))
 
 
 def top_candidates(logits_TV: Tensor, k: int) -> Tensor:
@@ -132,23 +197,33 @@ def _mix_64(x: int) -> int:
 
 def _uniform_at(key: tuple[int, int], frames_T: Tensor, candidates_TK: Tensor) -> Tensor:
     """Hash frame and candidate under a key; two words per frame keep 64 bits of state."""
-    frames_T1 = frames_T.to(torch.int64)[:, None]
-    low_T1 = _mix_32((_times(frames_T1 & MASK_32, GOLDEN_32) + key[0]) & MASK_32)
-    high_T1 = _mix_32(_times(frames_T1 & MASK_32, 0x85EBCA6B) ^ low_T1 ^ key[1])
-    x_TK = _mix_32((_times(candidates_TK & MASK_32, GOLDEN_32) + low_T1) & MASK_32)
-    x_TK = _mix_32(x_TK ^ high_T1)
-    # Half a step from both ends, so that neither logarithm meets 0 or 1.
-    return (x_TK.double() + 0.5) * 2.0**-32
+    frames_T1 = frames_T.to(torch.int32)[:, None]
+    low_T1 = _mix_32(frames_T1 * _signed(GOLDEN_32) + _signed(key[0]))
+    high_T1 = _mix_32(frames_T1 * _signed(0x85EBCA6B) ^ low_T1 ^ _signed(key[1]))
+    x_TK = _mix_32(candidates_TK.to(torch.int32) * _signed(GOLDEN_32) + low_T1)
+    x_TK = _mix_32(x_TK.bitwise_xor_(high_T1))
+    # With the sign turned, a signed number is the unsigned one less 2**31. Half a step from both
+    # ends, so that neither logarithm meets 0 or 1.
+    return x_TK.bitwise_xor_(_signed(1 << 31)).double().add_(2.0**31 + 0.5).mul_(2.0**-32)
 
 
 def _mix_32(x: Tensor) -> Tensor:
-    """Finalise 32 bits held in int64: every input bit flips each output bit half the time."""
-    x = _times(x ^ (x >> 16), 0x7FEB352D)
-    x = _times(x ^ (x >> 15), 0x846CA68B)
-    return x ^ (x >> 16)
+    """Finalise 32 bits in place: every input bit flips each output bit half the time."""
+    x = x.bitwise_xor_((x >> 16) & 0xFFFF).mul_(_signed(0x7FEB352D))
+    x = x.bitwise_xor_((x >> 15) & 0x1FFFF).mul_(_signed(0x846CA68B))
+    return x.bitwise_xor_((x >> 16) & 0xFFFF)
 
 
-def _times(x: Tensor, constant: int) -> Tensor:
-    """Multiply modulo 2**32 without ever passing 2**63, where int64 would overflow."""
-    high = (((x >> 16) * constant) & 0xFFFF) << 16
-    return ((x & 0xFFFF) * constant + high) & MASK_32
+def _signed(word: int) -> int:
+    """Return the int32 with the bits of a word."""
+    return word - (1 << 32) if word >> 31 else word
+
+
+def _home(tensor: Tensor) -> torch.device:
+    """Return where `precise` numbers of a tensor are."""
+    return torch.device("cpu") if tensor.device.type == "mps" else tensor.device
+
+
+def _check_finite(kept: Tensor, stage: str, level: int) -> None:
+    if not bool(kept.isfinite().all()):
+        raise StageError(f"{stage} gave logits that are not finite at level {level}", stage=stage)

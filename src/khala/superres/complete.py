@@ -1,6 +1,7 @@
 """The 62 passes: each adds one level to every frame of a song.
 
-Shape letters: B batch, P prompt positions, T frames, Q levels, D width, V codes of one level.
+Shape letters: P prompt positions, S stream positions, T frames, Q levels, D width, V codes of one
+level.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor
 
 from khala.errors import RequestError, TokenError
+from khala.nn.inference import InferenceTrunk
 from khala.nn.sampling import sample_top_k
 from khala.superres.model import SuperResolution
-from khala.superres.packing import Packing
 from khala.tokens import COARSE_LEVELS
 
 
@@ -48,8 +49,9 @@ def complete_songs(
     """Write levels 2 .. ``levels`` - 1 of several songs, one pass per level.
 
     The frames' input is a running float32 sum: each pass adds the embedding of the level written
-    last, so the cost of a pass does not grow with its level. Draws are addressed by (seed,
-    "superres", level, frame): neither the other songs nor padding nor the starting level matter.
+    last, so the cost of a pass does not grow with its level. Every song is computed by itself and
+    without padding: a pass over a whole song fills the machine. Draws are addressed by (seed,
+    "superres", level, frame), so neither the other songs nor the starting level matter.
 
     Args:
         sketches: songs with the same number of levels present.
@@ -71,43 +73,94 @@ def complete_songs(
         RequestError: ``levels`` or ``top_k`` make no sense, or a song does not fit the model.
         TokenError: a prompt or codes hold what is not text or not codes.
     """
-    top_k = model.config.sampling_top_k if top_k is None else top_k
-    temperature = model.config.sampling_temperature if temperature is None else temperature
     wanted = model.config.layout.num_levels if levels is None else levels
     _check(model, sketches, wanted)
-    device = model.lm_head.weight.device
-    prompt_BP, codes_BQT, packing = _pad(sketches, wanted, device)
-    first = sketches[0].codes_QT.shape[0]
-    frames_BTD = model.embed_levels(codes_BQT, first).float()
-    done = first
-    for level in range(first, wanted):
+    trunk = InferenceTrunk(model, autocast)
+    songs = [
+        Completion(
+            model,
+            sketch,
+            trunk=trunk,
+            top_k=model.config.sampling_top_k if top_k is None else top_k,
+            temperature=model.config.sampling_temperature if temperature is None else temperature,
+            padded_positions=padded_positions,
+        )
+        for sketch in sketches
+    ]
+    for level in range(sketches[0].codes_QT.shape[0], wanted):
         if should_stop is not None and should_stop():
             break
-        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            hidden_BSD = model.level_hidden(
-                prompt_BP, frames_BTD, [level] * len(sketches), packing=packing
-            )
-            logits_BTV = model.level_logits(packing.frames_of(hidden_BSD), level)
-        for item, sketch in enumerate(sketches):
-            num_frames = sketch.codes_QT.shape[1]
-            codes_BQT[item, level, :num_frames] = sample_top_k(
-                logits_BTV[item, :num_frames],
-                top_k=top_k,
-                temperature=temperature,
-                seed=sketch.seed,
-                stage="superres",
-                level=level,
-                frames_T=_draws(sketch, level, padded_positions).to(device),
-            )
-        if level + 1 < wanted:
-            frames_BTD = frames_BTD + model.embed_level(codes_BQT[:, level], level)
-        done = level + 1
+        for song in songs:
+            song.add_level()
         if on_level is not None:
-            on_level(done)
-    return [
-        codes_BQT[item, :done, : sketch.codes_QT.shape[1]].clone()
-        for item, sketch in enumerate(sketches)
-    ]
+            on_level(level + 1)
+    return [song.codes_QT for song in songs]
+
+
+class Completion:
+    """One song that is getting its fine levels, one pass at a time."""
+
+    def __init__(
+        self,
+        model: SuperResolution,
+        sketch: Sketch,
+        *,
+        trunk: InferenceTrunk,
+        top_k: int,
+        temperature: float,
+        padded_positions: int | None = None,
+    ) -> None:
+        """Take a song over.
+
+        Args:
+            model: has the tables; ``trunk`` is its own.
+            sketch: checked; see `complete_songs`, also for what draws the codes.
+        """
+        self._model, self._sketch, self._trunk = model, sketch, trunk
+        self._top_k, self._temperature = top_k, temperature
+        self._padded_positions = padded_positions
+        device = model.lm_head.weight.device
+        num_levels = sketch.codes_QT.shape[0]
+        self._levels_T = list(sketch.codes_QT.to(device))
+        self._prompt_PD = model.embed(sketch.prompt_S.to(device))
+        codes_1QT = sketch.codes_QT.to(device)[None]
+        self._frames_TD = model.embed_levels(codes_1QT, num_levels)[0].float()
+
+    @property
+    def num_levels(self) -> int:
+        """Levels that are there."""
+        return len(self._levels_T)
+
+    @property
+    def codes_QT(self) -> Tensor:
+        """All levels that are there, int64, on the model's device."""
+        return torch.stack(self._levels_T)
+
+    @torch.inference_mode()
+    def add_level(self) -> None:
+        """Write the next level of every frame.
+
+        Raises:
+            StageError: the model gave scores that are no numbers.
+        """
+        model, level = self._model, self.num_levels
+        marker = torch.tensor(model.config.layout.marker_id(level), device=self._frames_TD.device)
+        self._prompt_PD[-1] = model.embed(marker)
+        frames_TD = self._frames_TD.to(self._prompt_PD.dtype)
+        hidden_SD = self._trunk.whole(torch.cat((self._prompt_PD, frames_TD)))
+        logits_TV = model.level_logits(hidden_SD[len(self._prompt_PD) :], level)
+        codes_T = sample_top_k(
+            logits_TV,
+            top_k=self._top_k,
+            temperature=self._temperature,
+            seed=self._sketch.seed,
+            stage="superres",
+            level=level,
+            frames_T=_draws(self._sketch, level, self._padded_positions).to(logits_TV.device),
+        )
+        self._levels_T.append(codes_T)
+        if level + 1 < model.config.layout.num_levels:
+            self._frames_TD += model.embed_level(codes_T, level)
 
 
 def _draws(sketch: Sketch, level: int, padded_positions: int | None) -> Tensor:
@@ -118,28 +171,6 @@ def _draws(sketch: Sketch, level: int, padded_positions: int | None) -> Tensor:
     num_prompt = sketch.prompt_S.shape[0]
     num_rows = max(padded_positions, num_prompt + frames_T.shape[0])
     return (level - COARSE_LEVELS) * num_rows + num_prompt + frames_T
-
-
-def _pad(
-    sketches: Sequence[Sketch], wanted: int, device: torch.device
-) -> tuple[Tensor, Tensor, Packing]:
-    """Lay songs side by side, padded on the right with zeros that nothing looks at."""
-    prompts = [sketch.prompt_S.shape[0] for sketch in sketches]
-    frames = [sketch.codes_QT.shape[1] for sketch in sketches]
-    prompt_BP = torch.zeros(len(sketches), max(prompts), dtype=torch.int64, device=device)
-    codes_BQT = torch.zeros(len(sketches), wanted, max(frames), dtype=torch.int64, device=device)
-    for item, sketch in enumerate(sketches):
-        prompt_BP[item, : prompts[item]] = sketch.prompt_S.to(device)
-        num_levels = sketch.codes_QT.shape[0]
-        codes_BQT[item, :num_levels, : frames[item]] = sketch.codes_QT.to(device)
-    packing = Packing(
-        prompt_lengths_B=torch.tensor(prompts, device=device),
-        num_frames_B=torch.tensor(frames, device=device),
-        max_prompt=max(prompts),
-        max_frames=max(frames),
-        is_full=len(set(prompts)) == 1 and len(set(frames)) == 1,
-    )
-    return prompt_BP, codes_BQT, packing
 
 
 def _check(model: SuperResolution, sketches: Sequence[Sketch], wanted: int) -> None:

@@ -1,0 +1,198 @@
+"""A trunk laid out for inference: the same numbers as `Trunk.transform`, without its generality.
+
+Projections of the same input are one product, rows of a layer stay one matrix, and the matrix
+products may have a narrower dtype than the residual stream.
+
+Shape letters: R rows (of all streams), I inputs, O outputs, D width, H query heads, G KV heads,
+S stream positions, K head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from khala.nn.attention import visible_with_cache
+from khala.nn.blocked import blocked_attention, suits
+from khala.nn.cache import KVCache
+from khala.nn.lora import weight_rows
+from khala.nn.rope import rotate
+from khala.nn.trunk import Layer, Trunk
+
+__all__ = ["InferenceTrunk", "block_linear"]
+
+BLOCK_ROWS = {torch.float32: 2}
+"""Rows that are multiplied at once on a CPU: a second one is free, more are paid for."""
+
+BLOCK_ROWS_16_BIT = 16
+"""The same in 16 bits, where sixteen rows cost what one does: reading the weights is all."""
+
+SMALL_BYTES = 8 << 20
+"""Matrices up to here are copied side by side; larger ones are multiplied one after another."""
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""Of a layer's number and its q_RHK, k_RGK and v_RGK: what the rows see, [R, H * K]."""
+
+Product = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Of rows, weight and bias: the rows multiplied."""
+
+
+class InferenceTrunk:
+    """The layers of a trunk; it holds the weights as they are when it is made."""
+
+    def __init__(self, trunk: Trunk, dtype: torch.dtype | None = None) -> None:
+        """Lay the weights out.
+
+        Args:
+            trunk: what is laid out; large weights are shared with it and not copied.
+            dtype: of the matrix products and of attention; None: the weights' own.
+        """
+        self._trunk, self._config = trunk, trunk.trunk_config
+        self._dtype = trunk.norm.weight.dtype if dtype is None else dtype
+        self._layers = [_LayerWeights.of(cast(Layer, layer), dtype) for layer in trunk.layers]
+
+    def step(self, hidden_RD: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        """Read one token of several streams; a row's numbers do not depend on other caches.
+
+        Args:
+            hidden_RD: embedded tokens; the rows of all caches, one cache after another.
+            caches: what each stream has read, with room for one more; the position is added.
+
+        Returns:
+            hidden_RD after the final norm.
+        """
+        group = self._config.num_heads // self._config.num_kv_heads
+        masks = [visible_with_cache(cache, 1, hidden_RD.device) for cache in caches]
+
+        def attend(layer: int, q_RHK: Tensor, k_RGK: Tensor, v_RGK: Tensor) -> Tensor:
+            """Let every stream look at itself, at its own length."""
+            first, ys = 0, []
+            for cache, mask in zip(caches, masks, strict=True):
+                num = len(cache.lengths)
+                rows = slice(first, first + num)
+                k_BGSK, v_BGSK = cache.append(layer, k_RGK[rows, :, None], v_RGK[rows, :, None])
+                # the query heads of a KV head are the rows of one small product
+                q = q_RHK[rows].reshape(num, self._config.num_kv_heads, group, -1)
+                y = F.scaled_dot_product_attention(q, k_BGSK, v_BGSK, attn_mask=mask)
+                ys.append(y.reshape(num, -1))
+                first += num
+            return ys[0] if len(ys) == 1 else torch.cat(ys)
+
+        places = [length for cache in caches for length in cache.lengths]
+        hidden_RD = self._run(hidden_RD, self._angles(places), attend, block_linear)
+        for cache in caches:
+            cache.advance(1)
+        return hidden_RD
+
+    def whole(self, hidden_SD: Tensor) -> Tensor:
+        """Return hidden_SD after the final norm of one stream in which every row sees all."""
+        num = hidden_SD.shape[0]
+        cos_S1K, sin_S1K = (
+            table[:num, None].to(self._dtype) for table in (self._trunk.cos_SK, self._trunk.sin_SK)
+        )
+
+        def attend(_: int, q_RHK: Tensor, k_RGK: Tensor, v_RGK: Tensor) -> Tensor:
+            q, k, v = (x.transpose(0, 1)[None] for x in (q_RHK, k_RGK, v_RGK))
+            if suits(q):
+                y = blocked_attention(q, k, v, mask=None, is_causal=False)
+            else:
+                y = F.scaled_dot_product_attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1])
+            return y[0].transpose(0, 1).reshape(num, -1)
+
+        return self._run(hidden_SD, (cos_S1K, sin_S1K), attend, F.linear)
+
+    def _angles(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines of rows at these positions, [R or 1, 1, K]."""
+        cos_SK, sin_SK = self._trunk.cos_SK, self._trunk.sin_SK
+        if len(set(places)) == 1:
+            rows = slice(places[0], places[0] + 1)
+            return cos_SK[rows, None].to(self._dtype), sin_SK[rows, None].to(self._dtype)
+        where_R = torch.tensor(places, device=cos_SK.device)
+        return cos_SK[where_R, None].to(self._dtype), sin_SK[where_R, None].to(self._dtype)
+
+    def _run(
+        self, hidden_RD: Tensor, angles: tuple[Tensor, Tensor], attend: Attend, product: Product
+    ) -> Tensor:
+        """Run every layer and the final norm."""
+        config, eps = self._config, self._config.norm_eps
+        num_rows, shape = hidden_RD.shape[0], (config.width,)
+        num_turned = config.num_heads + config.num_kv_heads
+        for index, layer in enumerate(self._layers):
+            x_RD = F.rms_norm(hidden_RD, shape, layer.first_norm, eps).to(self._dtype)
+            heads = layer.qkv(x_RD, product).view(num_rows, -1, config.head_width)
+            turned = rotate(heads[:, :num_turned], *angles)
+            q_RHK, k_RGK = turned[:, : config.num_heads], turned[:, config.num_heads :]
+            y_RI = attend(index, q_RHK, k_RGK, heads[:, num_turned:])
+            hidden_RD = hidden_RD + layer.out(y_RI, product)
+            x_RD = F.rms_norm(hidden_RD, shape, layer.second_norm, eps).to(self._dtype)
+            gate, up = layer.gate_up(x_RD, product).chunk(2, dim=1)
+            hidden_RD = hidden_RD + layer.down(F.silu(gate).mul_(up), product)
+        return F.rms_norm(hidden_RD, shape, self._trunk.norm.weight, eps)
+
+
+@dataclass(frozen=True, slots=True)
+class _LayerWeights:
+    """One layer's weights, projections of the same input together."""
+
+    first_norm: Tensor
+    qkv: _Joined
+    out: _Joined
+    second_norm: Tensor
+    gate_up: _Joined
+    down: _Joined
+
+    @classmethod
+    def of(cls, layer: Layer, dtype: torch.dtype | None) -> _LayerWeights:
+        attn, mlp = layer.attn, layer.mlp
+        scale = 2.0 if mlp.double_fc1_bias else 1.0
+        return cls(
+            first_norm=layer.input_norm.weight,
+            qkv=_Joined.of(attn.q_proj, attn.k_proj, attn.v_proj, dtype=dtype),
+            out=_Joined.of(attn.o_proj, dtype=dtype),
+            second_norm=layer.post_attn_norm.weight,
+            gate_up=_Joined.of(mlp.gate_proj, mlp.up_proj, dtype=dtype, bias_scale=scale),
+            down=_Joined.of(mlp.down_proj, dtype=dtype),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """Some projections of the same rows, as few products as their sizes allow."""
+
+    parts: tuple[tuple[Tensor, Tensor], ...]
+
+    @classmethod
+    def of(cls, *linears: nn.Linear, dtype: torch.dtype | None, bias_scale: float = 1.0) -> _Joined:
+        weights = [weight_rows(linear, slice(None)).to(dtype) for linear in linears]
+        biases = [(linear.bias * bias_scale).to(dtype) for linear in linears]
+        size = sum(weight.numel() * weight.element_size() for weight in weights)
+        if len(linears) > 1 and size <= SMALL_BYTES:
+            return cls(((torch.cat(weights), torch.cat(biases)),))
+        return cls(tuple(zip(weights, biases, strict=True)))
+
+    def __call__(self, x_RI: Tensor, product: Product) -> Tensor:
+        """Return what the projections make of the rows, side by side."""
+        ys = [product(x_RI, weight, bias) for weight, bias in self.parts]
+        return ys[0] if len(ys) == 1 else torch.cat(ys, dim=1)
+
+
+def block_linear(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """Return y_RO of rows that are the same whatever rows are beside them.
+
+    On a CPU the kernel, and with it the rounding, depends on the number of rows; so they are
+    multiplied in blocks of a fixed number, the last one filled up with zeros.
+    """
+    if x_RI.device.type != "cpu":
+        return F.linear(x_RI, weight_OI, bias_O)
+    num_rows, block = x_RI.shape[0], BLOCK_ROWS.get(x_RI.dtype, BLOCK_ROWS_16_BIT)
+    if num_rows % block:
+        x_RI = F.pad(x_RI, (0, 0, 0, -num_rows % block))
+    if x_RI.shape[0] == block:
+        return F.linear(x_RI, weight_OI, bias_O)[:num_rows]
+    blocks = [F.linear(rows, weight_OI, bias_O) for rows in torch.split(x_RI, block)]
+    return torch.cat(blocks)[:num_rows]
