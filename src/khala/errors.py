@@ -9,7 +9,7 @@
     |-- CorpusError        songs or shards on disk are missing, unfinished or damaged
     |-- CapacityError      we could, but not now: memory or disk is short
     |-- Cancelled          the caller went away; carries what was finished
-    `-- StageError         a stage of the pipeline failed; carries the stage's name
+    `-- StageError         a stage of the pipeline failed; carries its name and what was finished
 
 Messages name what was wrong and what is allowed, in one line: the command line prints them as
 they are and leaves with status 2.
@@ -59,8 +59,11 @@ class Cancelled(KhalaError):
 
 
 class StageError(KhalaError):
-    """A stage of the pipeline failed: ``stage`` names it, ``__cause__`` says why."""
+    """A stage of the pipeline failed: ``stage`` names it, ``__cause__`` says why.
 
-    def __init__(self, message: str, *, stage: str) -> None:
+    ``finished`` holds what was done before, if it can be played.
+    """
+
+    def __init__(self, message: str, *, stage: str, finished: object | None = None) -> None:
         super().__init__(message)
-        self.stage = stage
+        self.stage, self.finished = stage, finished

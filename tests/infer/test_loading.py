@@ -16,8 +16,8 @@ from khala import Backbone, Codec, Khala, Song, SongRequest, SuperResolution
 from khala.adapter import AdapterConfig, save_adapter
 from khala.checkpoint import digest, save_model, write_manifest
 from khala.codec import CodecConfig, ConvConfig, QuantizerConfig
-from khala.errors import CheckpointError, RequestError
-from khala.infer import Event, Notice, replay, warn
+from khala.errors import CapacityError, CheckpointError, RequestError, StageError
+from khala.infer import Event, Notice, engine, replay, warn
 from khala.machine import Machine
 from khala.nn.lora import LoraConfig, add_lora, lora_tensors
 
@@ -96,7 +96,7 @@ def test_damage_is_found_before_the_first_turn(
 
 def test_a_song_knows_its_numbers(tiny_model: Path, tmp_path: Path) -> None:
     """Other rounding gives other codes: a song is only made again in the numbers that made it."""
-    exact = Khala.from_pretrained(tiny_model)
+    exact = Khala.from_pretrained(tiny_model, dtype="float32")
     coarse = Khala.from_pretrained(tiny_model, dtype="bfloat16")
     assert coarse.backbone.lm_head.weight.dtype == torch.bfloat16
     assert coarse.codec.quantizer.codebooks.dtype == torch.float32, "codes depend on every digit"
@@ -115,7 +115,7 @@ def test_a_song_knows_its_numbers(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_a_dtype_nobody_has(tiny_model: Path) -> None:
     """A typing mistake must not load the model in other numbers."""
-    with pytest.raises(RequestError, match="'bf16': one of float32, bfloat16, float16"):
+    with pytest.raises(RequestError, match="'bf16': one of float32, mixed, bfloat16, float16"):
         Khala.from_pretrained(tiny_model, dtype="bf16")
 
 
@@ -127,11 +127,14 @@ def test_a_song_that_will_not_fit_is_said(
     heard: list[Event] = []
     model.generate(REQUEST, on_event=heard.append)
     assert not [one for one in heard if isinstance(one, Notice)]
-    small = Machine(device="cpu", free_bytes=1_000_000, has_bfloat16=False)
-    monkeypatch.setattr(warn, "look_at", lambda _: small)
-    model.generate(REQUEST, on_event=heard.append)
-    (notice,) = [one for one in heard if isinstance(one, Notice)]
-    assert notice.code == "tight_memory"
+    small = Machine(device="cpu", free_bytes=100_000, has_bfloat16=False)
+    for module in (engine, warn):
+        monkeypatch.setattr(module, "look_at", lambda _: small)
+    with pytest.raises(CapacityError, match="a shorter one needs less"):
+        model.generate(REQUEST)
+    with pytest.raises(StageError):  # noise for a model writes no song that way
+        model.generate(REQUEST, compat="published-natural", on_event=heard.append)
+    (notice,) = [one for one in heard if isinstance(one, Notice) and one.code == "tight_memory"]
     assert "GB are free" in notice.message
 
 

@@ -112,7 +112,13 @@ def test_fine_levels_are_drawn_as_published(model: Khala, song: Song) -> None:
         seed=7,
     )
     (codes_QT,) = complete_songs(
-        model.superres, [sketch], top_k=10, temperature=1.0, padded_positions=8_192, levels=6
+        model.superres,
+        [sketch],
+        top_k=10,
+        temperature=1.0,
+        padded_positions=8_192,
+        levels=6,
+        autocast=model.models.plan.products,
     )
     assert np.array_equal(codes_QT.numpy(), song.codes_QT)
 

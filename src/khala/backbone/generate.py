@@ -49,7 +49,7 @@ def generate_coarse(
         should_stop: asked before each frame; True ends with what is there.
 
     Returns:
-        codes_2T, int64 on the model's device, and why it ended.
+        codes_2T, int64 on the CPU, and why it ended.
 
     Raises:
         RequestError: the bounds make no sense, prompt and frames do not fit the model, or

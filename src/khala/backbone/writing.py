@@ -91,21 +91,18 @@ class Writing:
         self.ended, self.failed = None, None
         self.num_frames = 0
         prompts = [prompt_S] if settings.guidance_scale == 1.0 else [prompt_S, bare_S]
-        device = backbone.lm_head.weight.device
-        self.streams = [torch.as_tensor(ids, dtype=torch.int64, device=device) for ids in prompts]
+        self.streams = [torch.as_tensor(ids, dtype=torch.int64).cpu() for ids in prompts]
         for tokens_S in self.streams:
             _check_stream(backbone, tokens_S, settings.num_frames_max)
         self.cache: KVCache | None = None
         self.prompt_RD: Tensor | None = None
         self.hidden_RD: Tensor | None = None
-        self._codes_2T = torch.empty(
-            COARSE_LEVELS, settings.num_frames_max, dtype=torch.int64, device=device
-        )
+        self._codes_2T = torch.empty(COARSE_LEVELS, settings.num_frames_max, dtype=torch.int64)
         self._noise: list[Tensor] = []
 
     @property
     def codes_2T(self) -> Tensor:
-        """The frames written so far, int64."""
+        """The frames written so far, int64, on the CPU: a lost device takes none of them along."""
         return self._codes_2T[:, : self.num_frames].clone()
 
     @property
@@ -180,9 +177,10 @@ class Writer:
             song.cache.copy_from(donor.cache, [len(tokens_S) for tokens_S in song.streams])
             song.prompt_RD = song.hidden_RD = donor.prompt_RD
             return
-        last = []
+        last, device = [], self._backbone.lm_head.weight.device
         for index, tokens_S in enumerate(song.streams):
-            hidden_1SD = self._backbone.hidden(tokens_S[None], cache=song.cache.row(index))
+            tokens_1S = tokens_S[None].to(device)
+            hidden_1SD = self._backbone.hidden(tokens_1S, cache=song.cache.row(index))
             song.cache.lengths[index] = len(tokens_S)
             last.append(hidden_1SD[:, -1])
         song.prompt_RD = song.hidden_RD = torch.cat(last)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from khala.song import COMPAT_MODES
+from khala.song import COMPAT_MODES, DTYPES
 
 if TYPE_CHECKING:
     from khala.infer import Khala
@@ -75,9 +75,10 @@ def add_device_options(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16"),
+        choices=DTYPES,
         help="what the language models compute in (default: weights stored in 16 bits stay so "
-        "where the device is good at it, others are float32)",
+        "where the device is good at it; others are float32, and mixed, with super-resolution's "
+        "products in bfloat16, where that is fast)",
     )
 
 

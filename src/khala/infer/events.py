@@ -28,6 +28,9 @@ class Progress:
     eta_s: float | None
     """Until this stage ends at the speed so far; None before there is a speed."""
 
+    song: int = 0
+    """Which of several songs, counted from 0."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Notice:
@@ -43,6 +46,9 @@ class Notice:
 
     value: float | None = None
     """The number in it, for machines: the gain, the words per second, the bytes, the tokens cut."""
+
+    song: int = 0
+    """Which of several songs, counted from 0."""
 
 
 Event: TypeAlias = Progress | Notice

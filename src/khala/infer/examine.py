@@ -84,7 +84,9 @@ def _levels(model: Khala, prompt: list[int], num_frames: int, stop: Callable[[],
         started = True
         return enough
 
-    (codes_QT,) = complete_songs(model.superres, [sketch], should_stop=stop_after_one)
+    (codes_QT,) = complete_songs(
+        model.superres, [sketch], autocast=model.models.plan.products, should_stop=stop_after_one
+    )
     return int(codes_QT.shape[0]) - 2
 
 

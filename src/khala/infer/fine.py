@@ -12,16 +12,14 @@ import torch
 from khala.adapter import digest_name, shown_adapters
 from khala.errors import Cancelled, CheckpointError, RequestError
 from khala.infer.events import Notice, OnEvent, ShouldStop, StageClock
+from khala.infer.plan import LoadPlan
 from khala.infer.published import Published
 from khala.song import Song
 from khala.song.request import MIN_LEVELS
 from khala.superres import SuperResolution
 from khala.superres.complete import Sketch, complete_songs
 
-__all__ = ["PARTS", "LevelPlan", "plan_levels", "refine"]
-
-PARTS = ("codec", "backbone", "superres")
-"""The models of a model folder."""
+__all__ = ["LevelPlan", "plan_levels", "refine"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +66,7 @@ def refine(
     superres: SuperResolution,
     prompt: Sequence[int],
     digests: Mapping[str, str],
-    dtype: str,
+    load: LoadPlan,
     plan: LevelPlan,
     published: Published | None = None,
     on_event: OnEvent | None = None,
@@ -97,6 +95,7 @@ def refine(
             temperature=None if published is None else published.superres_temperature,
             padded_positions=None if published is None else published.padded_positions,
             levels=plan.levels,
+            autocast=load.products,
             on_level=lambda done: clock.report(done - plan.keep),
             should_stop=should_stop,
         )
@@ -106,7 +105,7 @@ def refine(
         codes_QT=codes_QT.cpu().numpy().astype(np.int16),
         seed=plan.seed,
         digests=_digests(song, digests, is_made=num_levels > plan.keep),
-        dtype=dtype if num_levels > plan.keep else song.dtype,
+        dtype=load.dtype if num_levels > plan.keep else song.dtype,
     )
     if num_levels < plan.levels:
         raise Cancelled("stopped between two levels", finished=refined)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from khala import checkpoint
@@ -15,8 +14,7 @@ from khala.adapter import Adapter, merge_adapters
 from khala.backbone import Backbone
 from khala.codec import Codec
 from khala.errors import RequestError
-from khala.infer.fine import PARTS
-from khala.infer.plan import BYTES, LoadPlan, ModelSize, decide
+from khala.infer.plan import BYTES, PARTS, LoadPlan, ModelSize, decide
 from khala.machine import give_back, look_at
 from khala.superres import SuperResolution
 
@@ -110,7 +108,7 @@ def load_models(
             model.load_weights(folder / part, device=device)
             return
         assert isinstance(model, Backbone | SuperResolution)
-        model.load_weights(folder / part, device=device, dtype=getattr(torch, plan.dtype))
+        model.load_weights(folder / part, device=device, dtype=plan.stored_as)
         own = [adapter for adapter in adapters if adapter.config.part == part]
         changed.update(merge_adapters(own, {part: model}, models.digests))
 

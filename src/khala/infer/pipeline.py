@@ -5,6 +5,7 @@ Shape letters: S stream positions, Q levels, T frames, C channels, N samples.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from khala.adapter import load_adapter
 from khala.backbone import Backbone
 from khala.backbone.generate import generate_coarse
 from khala.codec import Codec
-from khala.errors import Cancelled, CheckpointError, RequestError
+from khala.errors import Cancelled, CheckpointError, KhalaError, RequestError
 from khala.infer import fine, sound
 from khala.infer.events import OnEvent, ShouldStop, StageClock
 from khala.infer.limits import FrameBounds, frame_bounds, longest_s
@@ -78,8 +79,10 @@ class Khala:
             tokenizer: a folder with tokenizer.json, that file, or a hub id: for weights that come
                 without one.
             device: "cpu", "cuda", "cuda:N" or "mps".
-            dtype: "float32", "bfloat16" or "float16", what the two language models compute in;
-                None: weights stored in 16 bits stay so where the device computes well in them.
+            dtype: "float32", "bfloat16" or "float16", what the two language models compute in, or
+                "mixed": float32, with super-resolution's products in bfloat16. None: weights
+                stored in 16 bits stay so where the device computes well in them, others are
+                "mixed" where bfloat16 is fast and float32 elsewhere.
             turns: True, each model has its weights in memory only while it works; None: if they
                 do not fit all at once.
             lora: adapters trained from this model, each FOLDER or FOLDER:STRENGTH; the folder says
@@ -161,17 +164,57 @@ class Khala:
             StageError: as published, what the backbone sampled is no song.
             Cancelled: with the song so far as ``finished``, if it is at least a second long.
         """
-        self.check(request, compat=compat)
         if compat == "none":
-            warn_if_dense(request, on_event)
+            (made,) = self.generate_many([request], on_event=on_event, should_stop=should_stop)
+            if isinstance(made, KhalaError):
+                raise made
+            return made
+        self.check(request, compat=compat)
         warn_if_tight(self.models, request, on_event)
         codes_QT, ended = self.sketch(request, compat, on_event, should_stop)
         song = None
         if codes_QT.shape[1] >= self.frame_rate_hz or ended != "cancelled":
-            song = self._song(request, codes_QT, ended, compat)
+            song = self.song_of(request, codes_QT, ended, compat)
         if song is None or ended == "cancelled":
             raise Cancelled("stopped while the sketch was written", finished=song)
         return self.refine(song, levels=request.levels, on_event=on_event, should_stop=should_stop)
+
+    def generate_many(
+        self,
+        requests: Sequence[SongRequest],
+        *,
+        on_event: OnEvent | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> list[Song | KhalaError]:
+        """Make several songs beside each other, each the same as alone.
+
+        Args:
+            requests: what is wanted; the prompt of variants is read once.
+            on_event: hears progress and notices of all of them; ``event.song`` is the place in
+                ``requests``.
+            should_stop: asked at every frame and level; True stops them all.
+
+        Returns:
+            In the order of the requests, the song, or why there is none: `Cancelled` or
+            `StageError`, with what was finished of it.
+
+        Raises:
+            RequestError: the model cannot make one of them; said before any work.
+            CapacityError: one of them does not fit in memory.
+        """
+        from khala.infer.engine import Engine
+
+        engine = Engine(model=self)
+        hears = [_about(place, on_event) for place in range(len(requests))]
+        for request, hear in zip(requests, hears, strict=True):
+            self.check(request)
+            warn_if_dense(request, hear)
+        work = [
+            engine.submit(request, on_event=hear, should_stop=should_stop)
+            for request, hear in zip(requests, hears, strict=True)
+        ]
+        engine.run()
+        return [one.outcome for one in work]
 
     def refine(
         self,
@@ -213,7 +256,7 @@ class Khala:
                 prompt=prompt,
                 published=published,
                 digests=self.digests,
-                dtype=self.models.plan.dtype,
+                load=self.models.plan,
                 plan=plan,
                 on_event=on_event,
                 should_stop=should_stop,
@@ -365,9 +408,14 @@ class Khala:
             positions=self._positions,
         )
 
-    def _song(
-        self, request: SongRequest, codes_QT: npt.NDArray[np.int16], ended: str, compat: str
+    def song_of(
+        self,
+        request: SongRequest,
+        codes_QT: npt.NDArray[np.int16],
+        ended: str,
+        compat: str = "none",
     ) -> Song:
+        """The song that these codes are, made for a request by this model."""
         lyrics = normalise_lyrics(request.lyrics)
         return Song(
             request=request,
@@ -383,3 +431,10 @@ class Khala:
             ended=ended,
             compat=compat,
         )
+
+
+def _about(song: int, on_event: OnEvent | None) -> OnEvent | None:
+    """Return what hears the events of one of several songs and says which."""
+    if on_event is None or song == 0:
+        return on_event
+    return lambda event: on_event(dataclasses.replace(event, song=song))

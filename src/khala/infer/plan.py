@@ -10,21 +10,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from khala import checkpoint
 from khala.backbone import BackboneConfig
 from khala.codec import Codec
 from khala.codec.config import CodecConfig
 from khala.errors import CheckpointError
-from khala.infer.fine import PARTS
 from khala.infer.limits import longest_s
+from khala.infer.schedule import SongNeeds
 from khala.machine import Machine
 from khala.nn import TrunkConfig
+from khala.nn.inference import laid_out_bytes
 from khala.superres import SuperResConfig
 
-__all__ = ["BYTES", "LoadPlan", "ModelSize", "Needs", "decide", "longest_that_fits", "needs"]
+__all__ = [
+    "BYTES",
+    "PARTS",
+    "LoadPlan",
+    "ModelSize",
+    "Needs",
+    "decide",
+    "longest_that_fits",
+    "needs",
+    "song_needs",
+]
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Kinds of numbers the two language models can compute in, and the size of one."""
+PARTS = ("codec", "backbone", "superres")
+"""The models of a model folder."""
+
+BYTES = {"float32": 4, "mixed": 4, "bfloat16": 2, "float16": 2}
+"""Kinds of numbers the two language models can compute in, and the size of one. "mixed" is float32
+but for super-resolution's matrix products, which are in bfloat16."""
 
 PROMPT = 512
 """Tokens of prompt and lyrics that are counted with where nobody says how many there are."""
@@ -91,6 +108,11 @@ class ModelSize:
             piece_frames=codec.piece_frames + 2 * codec.halo_frames,
         )
 
+    def weights(self, dtype: str) -> dict[str, int]:
+        """Return the bytes of each part's weights, if the language models compute in ``dtype``."""
+        found = {part: self.numbers[part] * BYTES[dtype] for part in ("backbone", "superres")}
+        return found | {"codec": self.numbers["codec"] * BYTES["float32"]}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Needs:
@@ -138,11 +160,13 @@ def needs(
     """
     frames = math.ceil(duration_s * 1.05 * size.codec.sample_rate_hz / size.codec.hop)
     item = BYTES[dtype]
-    weights = {part: size.numbers[part] * item for part in ("backbone", "superres")}
-    weights["codec"] = size.numbers["codec"] * BYTES["float32"]
+    weights = size.weights(dtype)
+    narrow = BYTES["bfloat16"] if dtype == "mixed" else None
     work = {
-        "backbone": _sketching(size.backbone, num_prompt, frames, item, rows=1 + guided),
-        "superres": _completing(size.superres, num_prompt, frames, item),
+        "backbone": _sketching(size.backbone, num_prompt, frames, item, rows=1 + guided)
+        + laid_out_bytes(size.backbone.trunk, item),
+        "superres": _completing(size.superres, num_prompt, frames, item)
+        + laid_out_bytes(size.superres.trunk, item, narrow),
     }
     for part in work:
         if size.stored[part] != dtype:
@@ -154,6 +178,26 @@ def needs(
         weights=weights,
         process=machine.process_bytes,
     )
+
+
+def song_needs(
+    size: ModelSize, *, num_prompt: int, num_frames: int, dtype: str, guided: bool
+) -> SongNeeds:
+    """Return what one song needs beside the weights, until it has all its levels.
+
+    Args:
+        size: of the model.
+        num_prompt: tokens of its prompt.
+        num_frames: the most it may have.
+        dtype: what backbone and super-resolution compute in.
+        guided: two streams are written beside each other.
+    """
+    item = BYTES[dtype]
+    cache = _cache(size.backbone.trunk, num_prompt, num_frames, item, rows=1 + guided)
+    sums = 3 * (num_prompt + num_frames) * size.superres.trunk.width * 4
+    sketching = _sketching(size.backbone, num_prompt, num_frames, item, rows=1 + guided)
+    completing = _completing(size.superres, num_prompt, num_frames, item)
+    return SongNeeds(held=max(cache, sums), passing=max(sketching - cache, completing - sums))
 
 
 def longest_that_fits(size: ModelSize, machine: Machine, dtype: str, *, in_turns: bool) -> int:
@@ -176,10 +220,13 @@ def longest_that_fits(size: ModelSize, machine: Machine, dtype: str, *, in_turns
 def _sketching(
     config: BackboneConfig, num_prompt: int, frames: int, item: int, *, rows: int
 ) -> int:
-    trunk = config.trunk
+    cache = _cache(config.trunk, num_prompt, frames, item, rows=rows)
+    return cache + _one_pass(config.trunk, num_prompt, item)
+
+
+def _cache(trunk: TrunkConfig, num_prompt: int, frames: int, item: int, *, rows: int) -> int:
     positions = num_prompt + 2 * frames
-    cache = 2 * trunk.num_layers * trunk.num_kv_heads * trunk.head_width * positions * item * rows
-    return cache + _one_pass(trunk, num_prompt, item)
+    return 2 * trunk.num_layers * trunk.num_kv_heads * trunk.head_width * positions * item * rows
 
 
 def _completing(config: SuperResConfig, num_prompt: int, frames: int, item: int) -> int:
@@ -221,17 +268,29 @@ class LoadPlan:
     """How a model is loaded: what was decided, not what was asked for."""
 
     dtype: str
-    """What backbone and super-resolution compute in."""
+    """What backbone and super-resolution compute in, one of ``BYTES``."""
 
     turns: bool
     """Each stage loads its weights when its work begins, and gives them back after it."""
+
+    @property
+    def stored_as(self) -> torch.dtype:
+        """What the weights of backbone and super-resolution are in memory."""
+        found = getattr(torch, "float32" if self.dtype == "mixed" else self.dtype)
+        assert isinstance(found, torch.dtype)
+        return found
+
+    @property
+    def products(self) -> torch.dtype | None:
+        """What super-resolution multiplies in, None: in what its weights are."""
+        return torch.bfloat16 if self.dtype == "mixed" else None
 
 
 def decide(size: ModelSize, machine: Machine, dtype: str | None, duration_s: float) -> LoadPlan:
     """Decide how to load a model on a device.
 
     Weights stored in 16 bits stay so wherever the device computes well in them, and elsewhere if
-    nothing else fits; others become float32, so that a song is the same everywhere. On a CPU,
+    nothing else fits; others become float32, and "mixed" where bfloat16 is fast. On a CPU,
     weights that are not cast are mapped from their files: the system takes their memory back when
     it is short, so they need no turns.
 
@@ -252,7 +311,7 @@ def decide(size: ModelSize, machine: Machine, dtype: str | None, duration_s: flo
 def _dtype(size: ModelSize, machine: Machine, duration_s: float) -> str:
     stored = size.stored["superres"]
     if stored not in ("bfloat16", "float16"):
-        return "float32"
+        return "mixed" if machine.has_bfloat16 else "float32"
     if machine.kind == "mps":
         return "float16"
     if machine.kind == "cuda":

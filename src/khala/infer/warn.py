@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from khala.infer.events import Notice, OnEvent
-from khala.infer.fine import PARTS
 from khala.infer.loading import Models
-from khala.infer.plan import needs
+from khala.infer.plan import PARTS, needs
 from khala.machine import look_at
 from khala.song import SongRequest
 

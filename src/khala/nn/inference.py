@@ -20,11 +20,12 @@ from torch.nn import functional as F
 from khala.nn.attention import visible_with_cache
 from khala.nn.blocked import blocked_attention, suits
 from khala.nn.cache import KVCache
+from khala.nn.config import TrunkConfig
 from khala.nn.lora import weight_rows
 from khala.nn.rope import rotate
 from khala.nn.trunk import Layer, Trunk
 
-__all__ = ["InferenceTrunk", "block_linear"]
+__all__ = ["InferenceTrunk", "block_linear", "laid_out_bytes"]
 
 BLOCK_ROWS = {torch.float32: 2}
 """Rows that are multiplied at once on a CPU: a second one is free, more are paid for."""
@@ -133,6 +134,23 @@ class InferenceTrunk:
             gate, up = layer.gate_up(x_RD, product).chunk(2, dim=1)
             hidden_RD = hidden_RD + layer.down(F.silu(gate).mul_(up), product)
         return F.rms_norm(hidden_RD, shape, self._trunk.norm.weight, eps)
+
+
+def laid_out_bytes(config: TrunkConfig, size: int, narrow: int | None = None) -> int:
+    """Return the bytes of weights that an `InferenceTrunk` copies.
+
+    Args:
+        config: of the trunk.
+        size: bytes of one of its numbers.
+        narrow: bytes of a number in the products, if they have a dtype of their own.
+    """
+    queries = (config.num_heads + 2 * config.num_kv_heads) * config.head_width
+    joined = [queries * config.width, 2 * config.ffn_width * config.width]
+    single = [config.num_heads * config.head_width * config.width, config.ffn_width * config.width]
+    if narrow is not None:
+        return config.num_layers * sum(joined + single) * narrow
+    copied = [numbers * size for numbers in joined if numbers * size <= SMALL_BYTES]
+    return config.num_layers * sum(copied)
 
 
 @dataclass(frozen=True, slots=True)

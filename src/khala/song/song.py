@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 ENDINGS = ("end_token", "limit", "cancelled", "recording")
 """Why a song ends where it does; "recording" was encoded from audio, not generated."""
 
-DTYPES = ("float32", "bfloat16", "float16")
-"""What a language model can compute in."""
+DTYPES = ("float32", "mixed", "bfloat16", "float16")
+"""What the language models can compute in; "mixed" is float32, with super-resolution's products in
+bfloat16."""
 
 COMPAT_MODES = ("none", "published", "published-natural")
 """Whose behaviour: ours, or that of the published program with a prompt of tags, or with one that

@@ -59,8 +59,8 @@ def complete_songs(
         levels: levels to reach; None: all of the model's.
         on_level: called with the number of levels present after each pass.
         should_stop: asked before each pass; True returns the levels finished so far.
-        autocast: dtype of the matrix products, such as bfloat16; None: the weights' own. Another
-            dtype gives other rounding and so, here and there, other codes.
+        autocast: dtype of the matrix products of the layers, such as bfloat16; None: the weights'
+            own. Another dtype gives other rounding and so, here and there, other codes.
         temperature: divides the logits; None is the model's own number.
         padded_positions: number the draws as the published program does, whose songs are padded
             to at least so many positions and which draws for every position of every pass: the
@@ -121,7 +121,7 @@ class Completion:
         self._padded_positions = padded_positions
         device = model.lm_head.weight.device
         num_levels = sketch.codes_QT.shape[0]
-        self._levels_T = list(sketch.codes_QT.to(device))
+        self._levels_T = list(sketch.codes_QT.cpu())
         self._prompt_PD = model.embed(sketch.prompt_S.to(device))
         codes_1QT = sketch.codes_QT.to(device)[None]
         self._frames_TD = model.embed_levels(codes_1QT, num_levels)[0].float()
@@ -133,7 +133,7 @@ class Completion:
 
     @property
     def codes_QT(self) -> Tensor:
-        """All levels that are there, int64, on the model's device."""
+        """All levels that are there, int64, on the CPU: a lost device takes none of them along."""
         return torch.stack(self._levels_T)
 
     @torch.inference_mode()
@@ -158,7 +158,7 @@ class Completion:
             level=level,
             frames_T=_draws(self._sketch, level, self._padded_positions).to(logits_TV.device),
         )
-        self._levels_T.append(codes_T)
+        self._levels_T.append(codes_T.cpu())
         if level + 1 < model.config.layout.num_levels:
             self._frames_TD += model.embed_level(codes_T, level)
 
