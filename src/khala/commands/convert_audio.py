@@ -121,7 +121,7 @@ def run_decode(args: argparse.Namespace) -> int:
             "audio": args.audio,
             "levels": levels,
             "duration_s": round(song.duration_s, 3),
-            "notices": stages.notices,
+            "notices": stages.notices[0],
         }
     )
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,14 @@ from khala.commands.models import (
     add_lora_option,
 )
 from khala.commands.outputs import SongFiles, check_files, describe, name_files
-from khala.commands.terminal import Stages, StopFlag, Terminal, add_output_options, stopping
-from khala.errors import Cancelled, RequestError
+from khala.commands.terminal import Stages, Terminal, add_output_options, stopping
+from khala.errors import KhalaError, RequestError, StageError
 from khala.song import Song, SongRequest
 from khala.song.request import MAX_DURATION_S
 
 if TYPE_CHECKING:
     from khala.infer import Khala
+    from khala.infer.many import Made
 
 __all__ = ["add_generate", "finish_song", "run_generate"]
 
@@ -96,7 +98,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
 
 
 def run_generate(args: argparse.Namespace) -> int:
-    """Check everything, make the songs one after another, say what came out."""
+    """Check everything, make the songs beside each other, say what came out."""
     terminal = Terminal.of(args)
     requests = build_requests(args)
     files = name_files(args.out, num_songs=len(requests), plot=args.plot)
@@ -104,6 +106,7 @@ def run_generate(args: argparse.Namespace) -> int:
     longest_s = requests[0].duration_s if args.compat == "none" else MAX_DURATION_S
     check_files(files, duration_s=longest_s)
     from khala.commands.models import load_khala
+    from khala.infer.many import generate_each
 
     started_s = time.monotonic()
     with stopping(terminal) as stop:
@@ -122,16 +125,17 @@ def run_generate(args: argparse.Namespace) -> int:
             from khala.infer.plot import check_plot
 
             check_plot()
-        for request in requests:
-            model.check(request, compat=args.compat)
-        done: list[dict[str, Any]] = []
+        done: dict[int, dict[str, Any]] = {}
         try:
-            for number, (request, one) in enumerate(zip(requests, files, strict=True), 1):
-                title = f"{number}/{len(requests)} " if len(requests) > 1 else ""
-                done.append(make_song(model, request, args.compat, one, terminal, stop, title))
+            with Stages(terminal=terminal, num_songs=len(requests)) as stages:
+                made = generate_each(
+                    model, requests, compat=args.compat, on_event=stages, should_stop=stop
+                )
+                save_all(model, made, files, terminal, stages, done)
         finally:
             elapsed_s = round(time.monotonic() - started_s, 2)
-            terminal.document({"songs": done, "stopped": stop.asked, "elapsed_s": elapsed_s})
+            songs = [done[place] for place in sorted(done)]
+            terminal.document({"songs": songs, "stopped": stop.asked, "elapsed_s": elapsed_s})
     return 0
 
 
@@ -184,39 +188,56 @@ def read_lyrics(args: argparse.Namespace) -> str:
         ) from error
 
 
-def make_song(
+def save_all(
     model: Khala,
-    request: SongRequest,
-    compat: str,
-    files: SongFiles,
+    made: Iterable[tuple[int, Made]],
+    files: Sequence[SongFiles],
     terminal: Terminal,
-    stop: StopFlag,
-    title: str,
-) -> dict[str, Any]:
-    """Make and save one song; what a Ctrl-C leaves is saved too, and Cancelled raised again."""
-    with Stages(terminal=terminal, title=title) as stages:
-        try:
-            song = model.generate(request, compat=compat, on_event=stages, should_stop=stop)
-        except Cancelled as cancelled:
-            if not isinstance(cancelled.finished, Song):
-                raise Cancelled(f"{cancelled}: nothing yet that could be played") from cancelled
-            part = cancelled.finished
-            finish_song(model, part, files, terminal, stages)
-            raise Cancelled(
-                f"{cancelled}; saved {part.duration_s:.1f} s with {part.num_levels} levels "
-                f"as {files.audio}"
-            ) from cancelled
-        return finish_song(model, song, files, terminal, stages)
+    stages: Stages,
+    done: dict[int, dict[str, Any]],
+) -> None:
+    """Save songs as they come, note them in ``done``, and raise the first error when all are saved.
+
+    What a Ctrl-C or a failure leaves of a song is saved too.
+    """
+    errors = []
+    for place, song in made:
+        if isinstance(song, Song):
+            done[place] = finish_song(model, song, files[place], terminal, stages, place)
+            continue
+        part = getattr(song, "finished", None)
+        if not isinstance(part, Song):
+            errors.append(type_of(song, f"{song}: nothing yet that could be played"))
+            continue
+        finish_song(model, part, files[place], terminal, stages, place)
+        message = (
+            f"{song}; saved {part.duration_s:.1f} s with {part.num_levels} levels as "
+            f"{files[place].audio}"
+        )
+        errors.append(type_of(song, message))
+    if errors:
+        others = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
+        raise type_of(errors[0], f"{errors[0]}{others}")
+
+
+def type_of(error: KhalaError, message: str) -> KhalaError:
+    """Return an error of the same kind that says more."""
+    if isinstance(error, StageError):
+        more: KhalaError = StageError(message, stage=error.stage)
+    else:
+        more = type(error)(message)
+    more.__cause__ = error
+    return more
 
 
 def finish_song(
-    model: Khala, song: Song, files: SongFiles, terminal: Terminal, stages: Stages
+    model: Khala, song: Song, files: SongFiles, terminal: Terminal, stages: Stages, place: int = 0
 ) -> dict[str, Any]:
     """Save the codes first, then the sound: a failure at the end costs no minutes of work."""
     from khala.infer.sound import write_song
 
     song.save(files.song)
-    wave_CN = model.decode(song, on_event=stages)
+    wave_CN = model.decode(song, on_event=stages.of(place))
     write_song(files.audio, song, wave_CN)
     if files.plot is not None:
         from khala.infer.plot import plot_song
@@ -229,6 +250,6 @@ def finish_song(
     )
     return {
         **describe(files, song, wave_CN),
-        "timings_s": dict(stages.timings_s),
-        "notices": list(stages.notices),
+        "timings_s": dict(stages.timings_s[place]),
+        "notices": list(stages.notices[place]),
     }

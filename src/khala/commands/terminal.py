@@ -7,10 +7,12 @@ and errors go to stderr.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from khala.infer.events import Event
+    from khala.infer.events import Event, OnEvent
 
 __all__ = ["Counter", "Stages", "StopFlag", "Terminal", "add_output_options", "stopping"]
 
@@ -99,15 +101,15 @@ def stopping(terminal: Terminal) -> Iterator[StopFlag]:
 class Stages:
     """Listens to a pipeline: draws bars on a terminal, or a line per stage elsewhere.
 
-    Use as a context manager; ``timings_s`` and ``notices`` keep what was heard.
+    Use as a context manager; ``timings_s`` and ``notices`` keep what was heard of each song.
     """
 
     terminal: Terminal
-    title: str = ""
-    timings_s: dict[str, float] = field(default_factory=dict)
-    notices: list[dict[str, Any]] = field(default_factory=list)
+    num_songs: int = 1
+    timings_s: dict[int, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
+    notices: dict[int, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     bars: Bars | None = None
-    tasks: dict[str, TaskID] = field(default_factory=dict)
+    tasks: dict[tuple[int, str], TaskID] = field(default_factory=dict)
 
     def __enter__(self) -> Stages:
         if not self.terminal.quiet and sys.stderr.isatty():
@@ -119,12 +121,16 @@ class Stages:
         if self.bars is not None:
             self.bars.stop()
 
+    def of(self, song: int) -> OnEvent:
+        """Return what hears the events of one of several songs, which do not say which."""
+        return lambda event: self(dataclasses.replace(event, song=song))
+
     def __call__(self, event: Event) -> None:
         """Hear one event."""
         from khala.infer.events import Notice
 
         if isinstance(event, Notice):
-            self.notices.append(
+            self.notices[event.song].append(
                 {"code": event.code, "message": event.message, "value": event.value}
             )
             if self.bars is not None:
@@ -132,18 +138,19 @@ class Stages:
             else:
                 self.terminal.note(event.message)
             return
-        self.timings_s[event.stage] = round(event.elapsed_s, 3)
-        name = STAGE_NAMES.get(event.stage, event.stage)
+        self.timings_s[event.song][event.stage] = round(event.elapsed_s, 3)
+        title = f"{event.song + 1}/{self.num_songs} " if self.num_songs > 1 else ""
+        name = title + STAGE_NAMES.get(event.stage, event.stage)
+        place = event.song, event.stage
         if self.bars is not None:
-            if event.stage not in self.tasks:
-                label = f"{self.title}{name}"
-                self.tasks[event.stage] = self.bars.add_task(label, total=event.total, left="")
+            if place not in self.tasks:
+                self.tasks[place] = self.bars.add_task(name, total=event.total, left="")
             left = "" if event.eta_s is None else f"{event.eta_s:.0f} s left"
             if event.done == event.total:
                 left = f"{event.elapsed_s:.1f} s"
-            self.bars.update(self.tasks[event.stage], completed=event.done, left=left)
+            self.bars.update(self.tasks[place], completed=event.done, left=left)
         elif event.done == event.total:
-            self.terminal.note(f"{self.title}{name}: {event.total} in {event.elapsed_s:.1f} s")
+            self.terminal.note(f"{name}: {event.total} in {event.elapsed_s:.1f} s")
 
 
 @dataclass(kw_only=True)

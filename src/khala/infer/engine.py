@@ -9,7 +9,7 @@ Shape letters: Q levels, T frames.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -160,9 +160,18 @@ class Engine:
 
     def run(self) -> None:
         """Work until every song is finished, failed or cancelled."""
+        for _ in self.finished():
+            pass
+
+    def finished(self) -> Iterator[Sequence]:
+        """Work until there is nothing to do, and give every song when nothing more will happen."""
         try:
-            while self.step():
-                pass
+            while True:
+                before = list(self._sequences.values())
+                went_on = self.step()
+                yield from (one for one in before if one.is_done)
+                if not went_on:
+                    return
         finally:
             self._use(None)
 

@@ -5,7 +5,6 @@ Shape letters: S stream positions, Q levels, T frames, C channels, N samples.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,8 +24,9 @@ from khala.infer import fine, sound
 from khala.infer.events import OnEvent, ShouldStop, StageClock
 from khala.infer.limits import FrameBounds, frame_bounds, longest_s
 from khala.infer.loading import Models, load_models
+from khala.infer.many import Made, generate_each
 from khala.infer.published import Plan, Published, plan_song, published_mode, write_sketch
-from khala.infer.warn import warn_if_dense, warn_if_tight
+from khala.infer.warn import warn_if_tight
 from khala.infer.weights import find_model, find_tokenizer
 from khala.song import Song, SongRequest
 from khala.superres import SuperResolution
@@ -161,15 +161,56 @@ class Khala:
 
         Raises:
             RequestError: the model cannot make this; said before any work.
-            StageError: as published, what the backbone sampled is no song.
+            CapacityError: it needs more memory than there is; said before any work.
+            StageError: a model gave no numbers or the device failed, with the song so far as
+                ``finished``; or, as published, what the backbone sampled is no song.
             Cancelled: with the song so far as ``finished``, if it is at least a second long.
         """
-        if compat == "none":
-            (made,) = self.generate_many([request], on_event=on_event, should_stop=should_stop)
-            if isinstance(made, KhalaError):
-                raise made
-            return made
-        self.check(request, compat=compat)
+        ((_, made),) = generate_each(
+            self, [request], compat=compat, on_event=on_event, should_stop=should_stop
+        )
+        if isinstance(made, KhalaError):
+            raise made
+        return made
+
+    def generate_many(
+        self,
+        requests: Sequence[SongRequest],
+        *,
+        compat: str = "none",
+        on_event: OnEvent | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> list[Made]:
+        """Make several songs beside each other, each the same as alone.
+
+        Args:
+            requests: what is wanted; the prompt of variants is read once.
+            compat: as in `generate`.
+            on_event: hears progress and notices of all of them; ``event.song`` is the place in
+                ``requests``.
+            should_stop: asked at every frame and level; True stops them all.
+
+        Returns:
+            In the order of the requests, the song, or why there is none: `Cancelled` or
+            `StageError`, with what was finished of it as ``finished``.
+
+        Raises:
+            RequestError: the model cannot make one of them; said before any work.
+            CapacityError: one of them does not fit in memory.
+        """
+        made = dict(
+            generate_each(self, requests, compat=compat, on_event=on_event, should_stop=should_stop)
+        )
+        return [made[place] for place in range(len(requests))]
+
+    def generate_published(
+        self,
+        request: SongRequest,
+        compat: str,
+        on_event: OnEvent | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> Song:
+        """Make a song as the published program does; see `generate`, which this is a part of."""
         warn_if_tight(self.models, request, on_event)
         codes_QT, ended = self.sketch(request, compat, on_event, should_stop)
         song = None
@@ -178,43 +219,6 @@ class Khala:
         if song is None or ended == "cancelled":
             raise Cancelled("stopped while the sketch was written", finished=song)
         return self.refine(song, levels=request.levels, on_event=on_event, should_stop=should_stop)
-
-    def generate_many(
-        self,
-        requests: Sequence[SongRequest],
-        *,
-        on_event: OnEvent | None = None,
-        should_stop: ShouldStop | None = None,
-    ) -> list[Song | KhalaError]:
-        """Make several songs beside each other, each the same as alone.
-
-        Args:
-            requests: what is wanted; the prompt of variants is read once.
-            on_event: hears progress and notices of all of them; ``event.song`` is the place in
-                ``requests``.
-            should_stop: asked at every frame and level; True stops them all.
-
-        Returns:
-            In the order of the requests, the song, or why there is none: `Cancelled` or
-            `StageError`, with what was finished of it.
-
-        Raises:
-            RequestError: the model cannot make one of them; said before any work.
-            CapacityError: one of them does not fit in memory.
-        """
-        from khala.infer.engine import Engine
-
-        engine = Engine(model=self)
-        hears = [_about(place, on_event) for place in range(len(requests))]
-        for request, hear in zip(requests, hears, strict=True):
-            self.check(request)
-            warn_if_dense(request, hear)
-        work = [
-            engine.submit(request, on_event=hear, should_stop=should_stop)
-            for request, hear in zip(requests, hears, strict=True)
-        ]
-        engine.run()
-        return [one.outcome for one in work]
 
     def refine(
         self,
@@ -431,10 +435,3 @@ class Khala:
             ended=ended,
             compat=compat,
         )
-
-
-def _about(song: int, on_event: OnEvent | None) -> OnEvent | None:
-    """Return what hears the events of one of several songs and says which."""
-    if on_event is None or song == 0:
-        return on_event
-    return lambda event: on_event(dataclasses.replace(event, song=song))

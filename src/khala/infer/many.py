@@ -1,0 +1,68 @@
+"""Several requests, and their songs as they are finished."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from khala.errors import Cancelled, KhalaError, StageError
+from khala.infer.engine import Engine
+from khala.infer.events import OnEvent, ShouldStop
+from khala.infer.warn import warn_if_dense
+from khala.song import Song, SongRequest
+
+if TYPE_CHECKING:
+    from khala.infer.pipeline import Khala
+
+__all__ = ["Made", "generate_each"]
+
+Made: TypeAlias = "Song | KhalaError"
+"""A song, or why there is none: `Cancelled` or `StageError`, with what was finished of it."""
+
+
+def generate_each(
+    model: Khala,
+    requests: Sequence[SongRequest],
+    *,
+    compat: str = "none",
+    on_event: OnEvent | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Iterator[tuple[int, Made]]:
+    """Begin several songs, and give each with its place as soon as it is finished.
+
+    They are made beside each other; as published (``compat``), one after another. Arguments and
+    errors are those of `Khala.generate_many`.
+    """
+    hears = [_about(place, on_event) for place in range(len(requests))]
+    for request, hear in zip(requests, hears, strict=True):
+        model.check(request, compat=compat)
+        if compat == "none":
+            warn_if_dense(request, hear)
+    if compat != "none":
+        return _one_by_one(model, requests, hears, compat, should_stop)
+    engine = Engine(model=model)
+    for request, hear in zip(requests, hears, strict=True):
+        engine.submit(request, on_event=hear, should_stop=should_stop)
+    return ((done.number, done.outcome) for done in engine.finished())
+
+
+def _one_by_one(
+    model: Khala,
+    requests: Sequence[SongRequest],
+    hears: Sequence[OnEvent | None],
+    compat: str,
+    should_stop: ShouldStop | None,
+) -> Iterator[tuple[int, Made]]:
+    for place, (request, hear) in enumerate(zip(requests, hears, strict=True)):
+        try:
+            yield place, model.generate_published(request, compat, hear, should_stop)
+        except (Cancelled, StageError) as error:
+            yield place, error
+
+
+def _about(song: int, on_event: OnEvent | None) -> OnEvent | None:
+    """Return what hears the events of one of several songs and says which."""
+    if on_event is None or song == 0:
+        return on_event
+    return lambda event: on_event(dataclasses.replace(event, song=song))
