@@ -119,7 +119,9 @@ def main() -> None:
     if arguments.runs < 1:
         parser.error("--runs must be at least 1")
     # As the command line does, before torch is first loaded: see khala.cli.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from khala.cli import choose_waiting
+
+    choose_waiting()
     result = measure(arguments)
     from rich.console import Console
     from rich.table import Table
