@@ -127,8 +127,10 @@ class Stages:
 
     def __call__(self, event: Event) -> None:
         """Hear one event."""
-        from khala.infer.events import Notice
+        from khala.infer.events import Notice, Preview
 
+        if isinstance(event, Preview):
+            return
         if isinstance(event, Notice):
             self.notices[event.song].append(
                 {"code": event.code, "message": event.message, "value": event.value}

@@ -21,6 +21,7 @@ from khala.backbone.writing import Writer, Writing, WritingSettings
 from khala.errors import Cancelled, KhalaError, StageError
 from khala.infer.events import OnEvent, ShouldStop, StageClock
 from khala.infer.plan import song_needs
+from khala.infer.preview import Previewer, PreviewSettings
 from khala.infer.schedule import Scheduler, Work
 from khala.machine import look_at
 from khala.nn.inference import InferenceTrunk
@@ -55,6 +56,7 @@ class Sequence:
     writing: Writing | None = None
     sketch: Sketch | None = None
     completion: Completion | None = None
+    previewer: Previewer | None = None
     clock: StageClock | None = None
     began_with: int = 0
     """Levels that it had when its completion began."""
@@ -117,8 +119,16 @@ class Engine:
         *,
         on_event: OnEvent | None = None,
         should_stop: ShouldStop | None = None,
+        previews: PreviewSettings | None = None,
     ) -> Sequence:
         """Take a request; `step` works on it.
+
+        Args:
+            request: what is wanted.
+            on_event: hears progress, and `Preview` if ``previews`` says so.
+            should_stop: asked at every step.
+            previews: what is heard before the song is finished. Models that take turns in memory
+                give none: the codec is not there.
 
         Raises:
             RequestError: the model cannot make this.
@@ -146,6 +156,8 @@ class Engine:
             should_stop=should_stop,
         )
         sequence.writing = Writing(model.backbone, prompt, settings, bare_S=bare)
+        if previews is not None and on_event is not None and not model.models.plan.turns:
+            sequence.previewer = Previewer(model.codec, previews, on_event)
         needed = song_needs(
             model.models.size,
             num_prompt=len(prompt),
@@ -259,6 +271,8 @@ class Engine:
             assert sequence.clock is not None
             if writing.num_frames > old:
                 sequence.clock.report(writing.num_frames)
+            if sequence.previewer is not None and writing.failed is None:
+                sequence.previewer.sketched(writing.codes_2T, end=writing.ended is not None)
             if writing.failed is not None:
                 self._fail(sequence, writing.failed)
             elif writing.ended is not None:
@@ -291,6 +305,8 @@ class Engine:
         assert completion is not None
         assert clock is not None
         clock.report(completion.num_levels - sequence.began_with)
+        if sequence.previewer is not None and completion.num_levels < sequence.request.levels:
+            sequence.previewer.refined(completion.codes_QT)
         if completion.num_levels == sequence.request.levels:
             self._finish(sequence, completion.codes_QT)
 

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-__all__ = ["Event", "Notice", "OnEvent", "Progress", "ShouldStop", "StageClock"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Event", "Notice", "OnEvent", "Preview", "Progress", "ShouldStop", "StageClock"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +54,29 @@ class Notice:
     """Which of several songs, counted from 0."""
 
 
-Event: TypeAlias = Progress | Notice
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Preview:
+    """Sound of a song that is not finished; only who asks for previews hears it."""
+
+    levels: int
+    """How many levels it was decoded from."""
+
+    start_s: float
+    """Where in the song it begins."""
+
+    wave_CN: npt.NDArray[np.float32]
+    """The sound, [channels, samples]. It may pass full scale, as the finished song never does."""
+
+    sample_rate_hz: int
+
+    is_whole: bool
+    """The whole song from few levels; otherwise the next piece of the sketch."""
+
+    song: int = 0
+    """Which of several songs, counted from 0."""
+
+
+Event: TypeAlias = Progress | Notice | Preview
 OnEvent: TypeAlias = Callable[[Event], None]
 ShouldStop: TypeAlias = Callable[[], bool]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from khala.errors import Cancelled, KhalaError, StageError
 from khala.infer.engine import Engine
 from khala.infer.events import OnEvent, ShouldStop
+from khala.infer.preview import PreviewSettings
 from khala.infer.warn import warn_if_dense
 from khala.song import Song, SongRequest
 
@@ -28,6 +29,7 @@ def generate_each(
     compat: str = "none",
     on_event: OnEvent | None = None,
     should_stop: ShouldStop | None = None,
+    previews: PreviewSettings | None = None,
 ) -> Iterator[tuple[int, Made]]:
     """Begin several songs, and give each with its place as soon as it is finished.
 
@@ -43,7 +45,7 @@ def generate_each(
         return _one_by_one(model, requests, hears, compat, should_stop)
     engine = Engine(model=model)
     for request, hear in zip(requests, hears, strict=True):
-        engine.submit(request, on_event=hear, should_stop=should_stop)
+        engine.submit(request, on_event=hear, should_stop=should_stop, previews=previews)
     return ((done.number, done.outcome) for done in engine.finished())
 
 

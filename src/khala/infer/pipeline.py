@@ -25,6 +25,7 @@ from khala.infer.events import OnEvent, ShouldStop, StageClock
 from khala.infer.limits import FrameBounds, frame_bounds, longest_s
 from khala.infer.loading import Models, load_models
 from khala.infer.many import Made, generate_each
+from khala.infer.preview import PreviewSettings
 from khala.infer.published import Plan, Published, plan_song, published_mode, write_sketch
 from khala.infer.warn import warn_if_tight
 from khala.infer.weights import find_model, find_tokenizer
@@ -148,6 +149,7 @@ class Khala:
         compat: str = "none",
         on_event: OnEvent | None = None,
         should_stop: ShouldStop | None = None,
+        previews: PreviewSettings | None = None,
     ) -> Song:
         """Make a song. The same request and models give the same codes, bit for bit.
 
@@ -158,6 +160,8 @@ class Khala:
                 see docs/published.md. The song keeps the name and follows it from then on.
             on_event: hears progress and notices.
             should_stop: asked at every frame and level; True stops with what is finished.
+            previews: lets ``on_event`` hear the sketch while it is written and the whole song at
+                some numbers of levels, as `Preview`; not as published.
 
         Raises:
             RequestError: the model cannot make this; said before any work.
@@ -167,7 +171,12 @@ class Khala:
             Cancelled: with the song so far as ``finished``, if it is at least a second long.
         """
         ((_, made),) = generate_each(
-            self, [request], compat=compat, on_event=on_event, should_stop=should_stop
+            self,
+            [request],
+            compat=compat,
+            on_event=on_event,
+            should_stop=should_stop,
+            previews=previews,
         )
         if isinstance(made, KhalaError):
             raise made
@@ -180,6 +189,7 @@ class Khala:
         compat: str = "none",
         on_event: OnEvent | None = None,
         should_stop: ShouldStop | None = None,
+        previews: PreviewSettings | None = None,
     ) -> list[Made]:
         """Make several songs beside each other, each the same as alone.
 
@@ -189,6 +199,7 @@ class Khala:
             on_event: hears progress and notices of all of them; ``event.song`` is the place in
                 ``requests``.
             should_stop: asked at every frame and level; True stops them all.
+            previews: as in `generate`.
 
         Returns:
             In the order of the requests, the song, or why there is none: `Cancelled` or
@@ -199,7 +210,14 @@ class Khala:
             CapacityError: one of them does not fit in memory.
         """
         made = dict(
-            generate_each(self, requests, compat=compat, on_event=on_event, should_stop=should_stop)
+            generate_each(
+                self,
+                requests,
+                compat=compat,
+                on_event=on_event,
+                should_stop=should_stop,
+                previews=previews,
+            )
         )
         return [made[place] for place in range(len(requests))]
 
