@@ -40,8 +40,8 @@ check: $(VENV)/dev  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/dev  ## time the bundled model, stage by stage
-	$(BIN)/python benchmarks/bench_song.py
+bench: $(VENV)/dev  ## time the bundled model, beside a reference
+	$(BIN)/khala bench --out benchmarks/results
 
 corpus: $(VENV)/dev  ## write an hour of demo songs to corpus/ (needs the synth extra, see README)
 	$(BIN)/khala synth --hours 1 --seed 1 --out corpus

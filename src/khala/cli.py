@@ -34,6 +34,7 @@ COMMANDS = (
     ("assemble", "put three trained models into one model folder", "assemble"),
     ("convert", "turn published weights into a model folder", "convert"),
     ("eval", "measure quality on held-out songs, with peers", "evaluate"),
+    ("bench", "measure how fast songs are made here, beside a reference", "bench"),
     ("doctor", "say what this computer can run", "doctor"),
 )
 """Name, one line, and the module of khala.commands that has ``add_NAME`` and ``run_NAME``."""

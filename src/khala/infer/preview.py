@@ -35,9 +35,7 @@ class PreviewSettings:
         if not (0.0 < self.first_s <= 60.0 and 0.0 < self.every_s <= 60.0):
             raise RequestError("a preview's pieces are above 0 and at most 60 s long")
         if list(self.levels) != sorted(set(self.levels)) or any(k < 3 for k in self.levels):
-            raise RequestError(
-                f"previews are made at rising numbers of levels above 2, not {self.levels}"
-            )
+            raise RequestError(f"previews have rising numbers of levels above 2, not {self.levels}")
 
 
 class Previewer:

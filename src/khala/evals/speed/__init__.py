@@ -1,0 +1,1 @@
+"""How fast songs are made: stage by stage, against floors and against a plain reference."""

@@ -1,0 +1,332 @@
+"""The benchmark: stages against the reference and the floors, whole songs, lengths, many songs."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from khala.errors import ConfigError
+from khala.evals import plots, report
+from khala.evals.speed.ceilings import Ceilings, energy_joules, measure_ceilings
+from khala.evals.speed.sizes import SIZES, Timed, load_timed
+from khala.evals.speed.stages import Timing, codec_arms, decode_arms, in_turns, pass_arms
+from khala.infer import Event, Khala, Preview, PreviewSettings, Progress
+from khala.nn import TrunkConfig
+from khala.song import Song, SongRequest
+from khala.tokens import COARSE_LEVELS
+
+__all__ = ["BenchSettings", "run_bench"]
+
+STAGES = ("decode", "superres", "codec", "song")
+NUM_PROMPT = 300
+LYRICS = "[Verse]\nI walk alone along the silent river\nand every light is calling out my name"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchSettings:
+    """What is timed."""
+
+    model: str = "nano"
+    """A model, or a size of `khala.evals.speed.sizes.SIZES` with random weights."""
+
+    stages: tuple[str, ...] = STAGES
+    duration_s: float = 30.0
+    """Of the songs."""
+
+    runs: int = 5
+    """Of each arm, after one that does not count."""
+
+    lengths_s: tuple[float, ...] = ()
+    """Durations of songs that are made one by one, for the cost of a song against its length."""
+
+    batches: tuple[int, ...] = ()
+    """Numbers of songs that are made beside each other."""
+
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.stages) - set(STAGES))
+        if unknown or not self.stages:
+            raise ConfigError(f"stages are some of {', '.join(STAGES)}, not {', '.join(unknown)}")
+        if self.runs < 1 or self.duration_s <= 0 or (self.threads or 1) < 1:
+            raise ConfigError("runs, duration and threads are above 0")
+        if any(value <= 0 for value in (*self.lengths_s, *self.batches)):
+            raise ConfigError("lengths and batches are above 0")
+        if self.model in SIZES and {"song"} & set(self.stages):
+            raise ConfigError(
+                f"{self.model} has random weights and no tokenizer: only stages are timed, "
+                "--stages decode,superres,codec"
+            )
+
+
+def run_bench(
+    settings: BenchSettings,
+    *,
+    out: Path | None = None,
+    arguments: Mapping[str, object] | None = None,
+    on_message: report.OnMessage = report.ignore_messages,
+) -> dict[str, Any]:
+    """Time what ``settings`` say; return plain values, with tables.
+
+    Args:
+        settings: what to time.
+        out: where bench.json, bench.html and bench.png are written.
+        arguments: of the command, for the record.
+        on_message: hears what is being done.
+
+    Raises:
+        CheckpointError: no such model.
+    """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    on_message("ceilings of this machine")
+    timed = load_timed(settings.model)
+    roof = measure_ceilings(_body_numbers(timed.backbone.config.trunk) * 4)
+    result: dict[str, Any] = {
+        "model": timed.name,
+        "num_threads": torch.get_num_threads(),
+        "ceilings": dataclasses.asdict(roof),
+        "tables": [],
+        "notes": [],
+    }
+    before_j = energy_joules()
+    for stage in settings.stages:
+        on_message(f"timing: {stage}")
+        if stage == "song":
+            _song(settings, result)
+        else:
+            _STAGE[stage](settings, timed, roof, result)
+    lines: dict[str, Sequence[tuple[float, float]]] = {}
+    model = Khala.from_pretrained(settings.model) if settings.model not in SIZES else None
+    if model is not None and settings.lengths_s:
+        on_message("the cost of a song against its length")
+        lines |= _lengths(model, settings, result)
+    if model is not None and settings.batches:
+        on_message("several songs beside each other")
+        lines |= _batches(model, settings, result)
+    after_j = energy_joules()
+    result["energy_j"] = None if before_j is None or after_j is None else after_j - before_j
+    result["peak_memory_gb"] = peak_memory_gb()
+    result["notes"].append(_circumstances(result, roof))
+    command = report.circumstances("bench", arguments or {})["command"]
+    result["command"] = command.replace("khala eval bench", "khala bench")
+    return report.finish(
+        "bench",
+        result,
+        arguments={},
+        out=out,
+        draw=None if not lines else lambda path: _draw(path, lines),
+    )
+
+
+def peak_memory_gb() -> float:
+    """Return the most memory this process has held; the unit of ru_maxrss is the system's."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _decode(settings: BenchSettings, timed: Timed, roof: Ceilings, result: dict[str, Any]) -> None:
+    """Time tokens at the beginning, the middle and the end of a song."""
+    num_tokens = COARSE_LEVELS * timed.positions(settings.duration_s)
+    contexts = tuple(NUM_PROMPT + num_tokens * part // 2 for part in range(3))
+    guided = timed.backbone.config.guidance_scale != 1.0
+    timings = in_turns(decode_arms(timed, contexts, guided=guided), runs=settings.runs)
+    config = timed.backbone.config
+    trunk, head = config.trunk, config.layout.codebook_size + 1
+    mean_context = sum(contexts) / len(contexts)
+    cache = 2 * trunk.num_layers * trunk.num_kv_heads * trunk.head_width * mean_context
+    weights = _body_numbers(trunk) + head * trunk.width
+    floor_s = 4 * (weights + cache) / (roof.read_weights_gb_s * 1e9)
+    result["decode"] = _record(timings, floor_s=floor_s, per_song=num_tokens)
+    result["tables"].append(
+        _table(
+            f"Backbone, one token after {contexts[0]} to {contexts[-1]} others; floor "
+            f"{1e3 * floor_s:.2f} ms: {4 * (weights + cache) / 1e6:.0f} MB at "
+            f"{roof.read_weights_gb_s:.0f} GB/s",
+            timings, "ms a token", 1e3, floor_s, settings.duration_s / num_tokens,
+        )
+    )  # fmt: skip
+
+
+def _superres(
+    settings: BenchSettings, timed: Timed, roof: Ceilings, result: dict[str, Any]
+) -> None:
+    """Time passes."""
+    num_frames = timed.positions(settings.duration_s)
+    config = timed.superres.config
+    num_passes = config.layout.num_levels - COARSE_LEVELS
+    arms = pass_arms(timed, num_prompt=NUM_PROMPT, num_frames=num_frames)
+    timings = in_turns(arms, runs=settings.runs)
+    num, trunk = NUM_PROMPT + num_frames, config.trunk
+    flops = 2 * _body_numbers(trunk) * num
+    flops += 4 * num * num * trunk.num_heads * trunk.head_width * trunk.num_layers
+    flops += 2 * num_frames * config.layout.codebook_size * trunk.width
+    best = max(roof.float32_tflop_s, roof.bfloat16_tflop_s)
+    floor_s = flops / (best * 1e12)
+    result["superres"] = _record(timings, floor_s=floor_s, per_song=num_passes)
+    result["tables"].append(
+        _table(
+            f"Super-resolution, one pass over {NUM_PROMPT} + {num_frames} positions; floor "
+            f"{1e3 * floor_s:.1f} ms: {flops / 1e9:.1f} GFLOP at {best:.2f} TFLOP/s",
+            timings, "ms a pass", 1e3, floor_s, settings.duration_s / num_passes,
+        )
+    )  # fmt: skip
+
+
+def _codec(settings: BenchSettings, timed: Timed, _: Ceilings, result: dict[str, Any]) -> None:
+    """Time a song's sound."""
+    num_frames = timed.positions(settings.duration_s)
+    timings = in_turns(codec_arms(timed, num_frames=num_frames), runs=settings.runs)
+    result["codec"] = _record(timings, floor_s=None, per_song=1)
+    result["tables"].append(
+        _table(f"Codec, {num_frames} frames", timings, "s", 1.0, None, settings.duration_s)
+    )
+
+
+def _song(settings: BenchSettings, result: dict[str, Any]) -> None:
+    """Time whole songs, and how long it takes until something is heard."""
+    model = Khala.from_pretrained(settings.model)
+    _one_song(model, 2.0, levels=8)
+    songs = [_one_song(model, settings.duration_s) for _ in range(settings.runs)]
+    result["song"] = songs
+    middle = sorted(songs, key=lambda one: one["whole"])[len(songs) // 2]
+    rows: list[list[report.Cell]] = [
+        [name, middle[name], middle["song"] / middle[name]] for name in SHOWN
+    ]
+    columns = ["", "s", "times real time"]
+    result["tables"].append(
+        report.table(f"A song of {middle['song']:.1f} s, {model.models.plan.dtype}", columns, rows)
+    )
+
+
+SHOWN = ("first sound", "backbone", "superres", "codec", "whole")
+
+
+def _one_song(model: Khala, duration_s: float, levels: int | None = None) -> dict[str, float]:
+    """Return seconds by stage, until the first sound and in all, and the length of the song."""
+    seconds: dict[str, float] = {}
+    started_s = time.perf_counter()
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Preview):
+            seconds.setdefault("first sound", time.perf_counter() - started_s)
+        elif isinstance(event, Progress):
+            seconds[event.stage] = event.elapsed_s
+
+    most = model.superres.config.layout.num_levels
+    request = _request(duration_s, levels or most, seed=7)
+    # the first piece alone, so that the times are those of a song nobody previews
+    previews = PreviewSettings(first_s=1.0, every_s=60.0, levels=())
+    song = model.generate(request, on_event=hear, previews=previews)
+    model.decode(song, on_event=hear)
+    return {**seconds, "whole": time.perf_counter() - started_s, "song": song.duration_s}
+
+
+def _request(duration_s: float, levels: int, seed: int) -> SongRequest:
+    return SongRequest(
+        prompt="female vocal, pop, piano", lyrics=LYRICS, duration_s=duration_s, seed=seed,
+        levels=levels,
+    )  # fmt: skip
+
+
+def _lengths(
+    model: Khala, settings: BenchSettings, result: dict[str, Any]
+) -> dict[str, Sequence[tuple[float, float]]]:
+    """Make songs of several lengths."""
+    songs = [_one_song(model, seconds) for seconds in settings.lengths_s]
+    result["lengths"] = songs
+    rows = [
+        [one["song"], *(one[name] for name in SHOWN[1:]), one["whole"] / one["song"]]
+        for one in songs
+    ]
+    columns = ["song, s", *(f"{name}, s" for name in SHOWN[1:]), "seconds a second"]
+    result["tables"].append(report.table("The cost of a song against its length", columns, rows))
+    return {f"one song: {name}": [(one["song"], one[name]) for one in songs] for name in SHOWN[1:]}
+
+
+def _batches(
+    model: Khala, settings: BenchSettings, result: dict[str, Any]
+) -> dict[str, Sequence[tuple[float, float]]]:
+    """Make several songs beside each other."""
+    rows: list[list[report.Cell]] = []
+    points = []
+    most = model.superres.config.layout.num_levels
+    for num in settings.batches:
+        requests = [_request(settings.duration_s, most, seed=seed) for seed in range(num)]
+        started_s = time.perf_counter()
+        songs = model.generate_many(requests)
+        seconds = time.perf_counter() - started_s
+        length_s = sum(one.duration_s for one in songs if isinstance(one, Song))
+        rows.append([num, seconds, length_s / seconds, peak_memory_gb()])
+        points.append((length_s, seconds))
+    result["batches"] = rows
+    columns = ["songs", "s", "times real time", "GB at most"]
+    title = "Variants of a song beside each other, without their sound"
+    result["tables"].append(report.table(title, columns, rows))
+    return {"variants beside each other": points}
+
+
+def _body_numbers(trunk: TrunkConfig) -> int:
+    """Return the numbers of a trunk's matrices."""
+    queries = (2 * trunk.num_heads + 2 * trunk.num_kv_heads) * trunk.head_width
+    return trunk.num_layers * trunk.width * (queries + 3 * trunk.ffn_width)
+
+
+def _record(
+    timings: Mapping[str, Timing], *, floor_s: float | None, per_song: int
+) -> dict[str, Any]:
+    arms = {name: dataclasses.asdict(timing) for name, timing in timings.items()}
+    return {"floor_s": floor_s, "times_a_song": per_song, "arms": arms}
+
+
+def _table(
+    title: str,
+    timings: Mapping[str, Timing],
+    unit: str,
+    scale: float,
+    floor_s: float | None,
+    sound_s: float,
+) -> dict[str, Any]:
+    """Return a line per arm: its time, what it is worth, how near the floor it is."""
+    rows: list[list[report.Cell]] = []
+    first = next(iter(timings.values())).median_s
+    for name, timing in timings.items():
+        rows.append(
+            [
+                name, scale * timing.median_s, scale * timing.least_s, scale * timing.most_s,
+                first / timing.median_s, None if floor_s is None else floor_s / timing.median_s,
+                sound_s / timing.median_s,
+            ]
+        )  # fmt: skip
+    columns = ["", f"{unit}, median", "least", "most", "times faster", "of the floor",
+               "times real time"]  # fmt: skip
+    return report.table(title, columns, rows)
+
+
+def _circumstances(result: Mapping[str, Any], roof: Ceilings) -> str:
+    energy = result["energy_j"]
+    used = "energy: not readable here" if energy is None else f"energy: {energy:.0f} J in all"
+    return (
+        f"{result['model']}, {result['num_threads']} threads; roofs: memory "
+        f"{roof.read_gb_s:.0f} GB/s, the backbone's weights {roof.read_weights_gb_s:.0f} GB/s, "
+        f"float32 {roof.float32_tflop_s:.2f} and bfloat16 {roof.bfloat16_tflop_s:.2f} TFLOP/s; "
+        f"at most {result['peak_memory_gb']:.2f} GB; {used}"
+    )
+
+
+def _draw(path: Path, lines: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    panel = plots.Panel(
+        title="Seconds to make", x_label="seconds of song", series=dict(lines), is_log=False
+    )
+    plots.save_curves(path, [panel], on_message=report.ignore_messages)
+
+
+_STAGE = {"decode": _decode, "superres": _superres, "codec": _codec}

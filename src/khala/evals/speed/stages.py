@@ -1,0 +1,206 @@
+"""Timing one stage: the reference and ours in turns, so that a busy machine slows both.
+
+Shape letters: S stream positions, T frames, Q levels.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from khala.backbone.writing import Writer, Writing, WritingSettings
+from khala.codec.crossfade import decode_crossfaded
+from khala.codec.stream import DecodeStream
+from khala.evals.speed.reference import (
+    DecodeHabits,
+    PassHabits,
+    ReferenceBackbone,
+    ReferenceSuperResolution,
+)
+from khala.evals.speed.sizes import Timed
+from khala.nn.inference import InferenceTrunk
+from khala.superres.complete import Completion, Sketch
+from khala.tokens import COARSE_LEVELS
+
+__all__ = ["Arm", "Timing", "codec_arms", "decode_arms", "in_turns", "pass_arms"]
+
+Arm = Callable[[], float]
+"""Does one piece of work and returns its seconds."""
+
+FRAMES = 16
+"""Frames that a decode arm writes each time."""
+
+NUM_LEVELS_TIMED = 4
+"""Levels whose passes are timed, from first to last; a song takes their mean 62 times."""
+
+CHUNK, OVERLAP = 1920, 480
+"""Frames that the published program decodes at once, and fades between."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """Seconds of one arm."""
+
+    median_s: float
+    least_s: float
+    most_s: float
+
+
+def in_turns(arms: Mapping[str, Arm], *, runs: int) -> dict[str, Timing]:
+    """Run every arm once without counting, and then all of them in turns."""
+    for arm in arms.values():
+        arm()
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(runs):
+        for name, arm in arms.items():
+            seconds[name].append(arm())
+    return {
+        name: Timing(median_s=statistics.median(each), least_s=min(each), most_s=max(each))
+        for name, each in seconds.items()
+    }
+
+
+def decode_arms(timed: Timed, contexts: tuple[int, ...], *, guided: bool) -> dict[str, Arm]:
+    """Return arms that give the seconds of one token, as a mean over contexts.
+
+    Args:
+        timed: the models.
+        contexts: tokens that were read before.
+        guided: whether ours writes two streams, as the bundled model does. The reference has no
+            guidance and always writes one.
+    """
+    habits = {
+        "reference": DecodeHabits(),
+        "one cache of full length": DecodeHabits(glues_cache=False),
+        "and only scores that can be sampled": DecodeHabits(glues_cache=False, whole_head=False),
+    }
+    arms = {
+        name: _mean(partial(_reference_token, timed, one), contexts) for name, one in habits.items()
+    }
+    writer = Writer(timed.backbone)
+    arms["ours"] = _mean(partial(_our_token, timed, writer, 1.0), contexts)
+    if guided:
+        arms["ours, guided"] = _mean(partial(_our_token, timed, writer, 2.0), contexts)
+    return arms
+
+
+def pass_arms(timed: Timed, *, num_prompt: int, num_frames: int) -> dict[str, Arm]:
+    """Return arms that give the seconds of one pass, as a mean over levels."""
+    codes_QT, prompt_S = _codes(timed, num_frames), _prompt(num_prompt)
+    habits = {
+        "reference, padded": PassHabits(),
+        "reference": PassHabits(pads=False),
+        "and a running sum": PassHabits(pads=False, embeds_again=False),
+    }
+    num_levels = timed.superres.config.layout.num_levels
+    levels = tuple(
+        round(COARSE_LEVELS + (num_levels - 1 - COARSE_LEVELS) * part / (NUM_LEVELS_TIMED - 1))
+        for part in range(NUM_LEVELS_TIMED)
+    )
+    arms = {}
+    for name, one in habits.items():
+        reference = ReferenceSuperResolution(timed.superres, one)
+        work = partial(_reference_pass, reference, prompt_S, codes_QT)
+        arms[name] = _mean(work, levels[::3] if one.pads else levels)
+    for name, dtype in (("ours, float32", None), ("ours, mixed", torch.bfloat16)):
+        trunk = InferenceTrunk(timed.superres, dtype)
+        arms[name] = _mean(partial(_our_pass, timed, trunk, prompt_S, codes_QT), levels)
+    return arms
+
+
+def codec_arms(timed: Timed, *, num_frames: int) -> dict[str, Arm]:
+    """Return arms that give the seconds of a whole song's sound."""
+    codes_1QT = _codes(timed, num_frames)[None]
+    codec = timed.codec
+
+    def streamed() -> None:
+        stream = DecodeStream(codec)
+        for codes in torch.split(codes_1QT[0], 86, dim=1):
+            stream.add(codes)
+            stream.read()
+        stream.read(end=True)
+
+    return {
+        "reference": lambda: _seconds(
+            lambda: decode_crossfaded(codec, codes_1QT, chunk_frames=CHUNK, overlap_frames=OVERLAP)
+        ),
+        "ours": lambda: _seconds(lambda: codec.decode(codes_1QT)),
+        "ours, in pieces of 4 s": lambda: _seconds(streamed),
+    }
+
+
+def _mean(work: Callable[[int], float], places: tuple[int, ...]) -> Arm:
+    return lambda: statistics.fmean(work(place) for place in places)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started_s = time.perf_counter()
+    with torch.inference_mode():
+        work()
+    return time.perf_counter() - started_s
+
+
+def _reference_token(timed: Timed, habits: DecodeHabits, num_read: int) -> float:
+    reference = ReferenceBackbone(timed.backbone, habits)
+    num_new = FRAMES * COARSE_LEVELS
+    logits_V = reference.begin(_prompt(num_read), num_new=num_new)
+    started_s = time.perf_counter()
+    for _ in range(num_new):
+        token = reference.choose(logits_V, top_k=50, temperature=1.0)
+        logits_V = reference.read(torch.tensor([token]))
+    return (time.perf_counter() - started_s) / num_new
+
+
+def _our_token(timed: Timed, writer: Writer, scale: float, num_read: int) -> float:
+    settings = WritingSettings(
+        num_frames_min=FRAMES + 1,
+        num_frames_max=FRAMES + 1,  # after the last frame nothing would be read
+        temperature=1.0,
+        top_k=80,
+        seed=1,
+        guidance_scale=scale,
+    )
+    prompt_S = _prompt(num_read)
+    song = Writing(timed.backbone, prompt_S, settings, bare_S=prompt_S)
+    writer.begin(song)
+    started_s = time.perf_counter()
+    for _ in range(FRAMES):
+        writer.write_frame([song])
+    return (time.perf_counter() - started_s) / (FRAMES * COARSE_LEVELS)
+
+
+def _reference_pass(
+    reference: ReferenceSuperResolution, prompt_S: Tensor, codes_QT: Tensor, level: int
+) -> float:
+    return _seconds(lambda: reference.add_level(prompt_S, codes_QT[:level], top_k=10))
+
+
+def _our_pass(
+    timed: Timed, trunk: InferenceTrunk, prompt_S: Tensor, codes_QT: Tensor, level: int
+) -> float:
+    config = timed.superres.config
+    song = Completion(
+        timed.superres,
+        Sketch(prompt_S=prompt_S, codes_QT=codes_QT[:level], seed=1),
+        trunk=trunk,
+        top_k=config.sampling_top_k,
+        temperature=config.sampling_temperature,
+    )
+    return _seconds(song.add_level)
+
+
+def _prompt(num: int) -> Tensor:
+    """Return ids that every size reads as text."""
+    return torch.randint(0, 250, (num,), generator=torch.Generator().manual_seed(0))
+
+
+def _codes(timed: Timed, num_frames: int) -> Tensor:
+    config = timed.codec.config.quantizer
+    shape = (config.num_levels, num_frames)
+    return torch.randint(0, config.codebook_size, shape, generator=torch.Generator().manual_seed(0))
