@@ -13,6 +13,7 @@ from khala.commands.terminal import Terminal, add_output_options
 from khala.errors import KhalaError
 
 if TYPE_CHECKING:
+    from khala.infer import Khala
     from khala.infer.plan import ModelSize
     from khala.machine import Machine
 
@@ -153,6 +154,30 @@ def _kind(terminal: Terminal, size: ModelSize, machine: Machine, dtype: str) -> 
     }
 
 
+def _paths(terminal: Terminal, model: Khala, device: str) -> dict[str, str]:
+    """Say which of several ways each kind of work goes here."""
+    import torch
+
+    from khala.nn.blocked import suits
+    from khala.nn.inference import rows_at_once
+
+    plan, is_cpu = model.models.plan, device == "cpu"
+    products = plan.products or plan.stored_as
+    queries = torch.empty(1, 1, 1, 1, dtype=products, device=device)
+    threads = f", {torch.get_num_threads()} threads" if is_cpu else ""
+    block = rows_at_once(plan.stored_as) if is_cpu else None
+    paths = {
+        "sketches": f"{str(plan.stored_as).removeprefix('torch.')}{threads}, "
+        + ("all rows at once" if block is None else f"{block} rows at once"),
+        "passes": f"products in {str(products).removeprefix('torch.')}",
+        "attention": "blocks of plain products" if suits(queries) else "torch's own kernel",
+        "weights": "in turns" if plan.turns else "all in memory",
+    }
+    for name, way in paths.items():
+        _say(terminal, name, way)
+    return paths
+
+
 def _measure(terminal: Terminal, name: str, device: str) -> dict[str, Any]:
     """Load the model, verify every file of it, and see how fast it is."""
     from khala.checkpoint import resolve_model
@@ -176,6 +201,7 @@ def _measure(terminal: Terminal, name: str, device: str) -> dict[str, Any]:
         "name": name,
         "digests": model.digests,
         "dtype": model.models.plan.dtype,
+        "paths": _paths(terminal, model, device),
         "turns": model.models.plan.turns,
         "levels": model.superres.config.layout.num_levels,
         "longest_song_s": model.longest_s,

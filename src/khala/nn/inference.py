@@ -25,7 +25,7 @@ from khala.nn.lora import weight_rows
 from khala.nn.rope import rotate
 from khala.nn.trunk import Layer, Trunk
 
-__all__ = ["InferenceTrunk", "block_linear", "laid_out_bytes"]
+__all__ = ["InferenceTrunk", "block_linear", "laid_out_bytes", "rows_at_once"]
 
 BLOCK_ROWS = {torch.float32: 2}
 """Rows that are multiplied at once on a CPU: a second one is free, more are paid for."""
@@ -199,6 +199,11 @@ class _Joined:
         return ys[0] if len(ys) == 1 else torch.cat(ys, dim=1)
 
 
+def rows_at_once(dtype: torch.dtype) -> int:
+    """Return how many rows of single tokens a CPU multiplies at once."""
+    return BLOCK_ROWS.get(dtype, BLOCK_ROWS_16_BIT)
+
+
 def block_linear(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """Return y_RO of rows that are the same whatever rows are beside them.
 
@@ -207,7 +212,7 @@ def block_linear(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) 
     """
     if x_RI.device.type != "cpu":
         return F.linear(x_RI, weight_OI, bias_O)
-    num_rows, block = x_RI.shape[0], BLOCK_ROWS.get(x_RI.dtype, BLOCK_ROWS_16_BIT)
+    num_rows, block = x_RI.shape[0], rows_at_once(x_RI.dtype)
     if num_rows % block:
         x_RI = F.pad(x_RI, (0, 0, 0, -num_rows % block))
     if x_RI.shape[0] == block:

@@ -1,0 +1,166 @@
+"""What narrower numbers cost in quality, on the true codes of held-out songs: both language models
+in bfloat16, and super-resolution with products in bfloat16 alone ("mixed"), against float32.
+
+    python benchmarks/bench_numbers.py --codes codes --model nano
+
+Kullback-Leibler divergence of the next code's distribution, in nats; the share of places where the
+best candidate is the same; and how far songs completed with the same seed are from the original's
+codes decoded, in mel distance: a pair of arms that differ by less than seeds do differ by nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from khala import Backbone, Codec, SuperResolution
+from khala.corpus import CodesExample, open_codes
+from khala.evals import report
+from khala.evals.completion import held_out_in_turn
+from khala.evals.distances import mel_distance
+from khala.evals.language import coarse_logits, load_tokenizer
+from khala.evals.prompts import request_of
+from khala.evals.tables import with_interval
+from khala.nn.inference import InferenceTrunk
+from khala.superres import Sketch, complete_songs
+from khala.tokens import build_prompt
+
+LEVELS = (2, 8, 20, 40, 63)
+SECONDS = 15.0
+
+
+def main() -> int:
+    """Measure, print and keep."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--codes", type=Path, required=True)
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--songs", type=int, default=12)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    args = parser.parse_args()
+    console = Console(width=150)
+    from khala.checkpoint import resolve_model
+
+    folder = resolve_model(args.model)
+    codec = Codec.from_pretrained(folder)
+    num_frames = round(SECONDS * float(codec.config.frame_rate_hz))
+    songs = held_out_in_turn(open_codes(args.codes), args.songs)
+    tokenizer = load_tokenizer(folder)
+    models = {
+        dtype: (
+            Backbone.from_pretrained(folder, dtype=dtype),
+            SuperResolution.from_pretrained(folder, dtype=dtype),
+        )
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    exact, narrow = models[torch.float32], models[torch.bfloat16]
+    found: dict[str, list[tuple[float, float]]] = {}
+    mels: dict[str, list[float]] = {}
+    for place, song in enumerate(songs):
+        layout = exact[0].config.layout
+        prompt = build_prompt(request_of(song), layout, tokenizer, max_tokens=2048)
+        codes_QT = torch.from_numpy(song.codes_QT[:, :num_frames].astype(np.int64))
+        pairs = [coarse_logits(one[0], prompt, codes_QT[:2]) for one in (exact, narrow)]
+        found.setdefault("backbone, bfloat16", []).append(compared(*pairs))
+        for level in LEVELS:
+            wanted = level_logits(exact[1], None, prompt, codes_QT, level)
+            arms = {"mixed": (exact[1], torch.bfloat16), "bfloat16": (narrow[1], None)}
+            for name, (model, products) in arms.items():
+                made = level_logits(model, products, prompt, codes_QT, level)
+                key = f"super-resolution, {name}"
+                found.setdefault(key, []).append(compared(wanted, made))
+        true_CN = codec.decode(codes_QT[None])[0].numpy()
+        sketch = Sketch(prompt_S=torch.tensor(prompt), codes_QT=codes_QT[:2], seed=place)
+        other = Sketch(prompt_S=torch.tensor(prompt), codes_QT=codes_QT[:2], seed=1000 + place)
+        drawn = {
+            "float32": (exact[1], None, sketch),
+            "float32, another seed": (exact[1], None, other),
+            "mixed": (exact[1], torch.bfloat16, sketch),
+            "bfloat16": (narrow[1], None, sketch),
+        }
+        for name, (model, products, one) in drawn.items():
+            (completed,) = complete_songs(model, [one], autocast=products)
+            wave_CN = codec.decode(completed[None])[0].numpy()
+            mels.setdefault(name, []).append(mel_distance(true_CN, wave_CN))
+        console.print(f"song {place + 1} of {len(songs)}: {song.id}")
+    result = summary(found, mels, args, songs)
+    report.print_result(console, result)
+    report.write_result(args.out / "numbers.json", result)
+    return 0
+
+
+@torch.inference_mode()
+def level_logits(
+    model: SuperResolution,
+    products: torch.dtype | None,
+    prompt: list[int],
+    codes_QT: Tensor,
+    level: int,
+) -> Tensor:
+    """Return a level's logits_TV from the true lower levels."""
+    marked_S = torch.tensor(prompt)
+    marked_S[-1] = model.config.layout.marker_id(level)
+    frames_TD = model.embed_levels(codes_QT[None], level)[0]
+    stream_SD = torch.cat((model.embed(marked_S), frames_TD.to(model.embed.weight.dtype)))
+    hidden_SD = InferenceTrunk(model, products).whole(stream_SD)
+    return model.level_logits(hidden_SD[len(prompt) :], level)
+
+
+def compared(wanted: Tensor, made: Tensor) -> tuple[float, float]:
+    """Return the mean divergence in nats, and how often the best candidate is the same."""
+    wanted, made = (x.reshape(-1, x.shape[-1]).float() for x in (wanted, made))
+    ours, theirs = made.log_softmax(-1), wanted.log_softmax(-1)
+    divergence = (theirs.exp() * (theirs - ours)).sum(-1).mean()
+    same = (wanted.argmax(-1) == made.argmax(-1)).float().mean()
+    return float(divergence), float(same)
+
+
+def summary(
+    found: dict[str, list[tuple[float, float]]],
+    mels: dict[str, list[float]],
+    args: argparse.Namespace,
+    songs: list[CodesExample],
+) -> dict[str, Any]:
+    """Return the result with its tables."""
+    rows: list[list[report.Cell]] = [
+        [
+            name,
+            1e3 * float(np.mean([pair[0] for pair in pairs])),
+            float(np.mean([pair[1] for pair in pairs])),
+        ]
+        for name, pairs in found.items()
+    ]
+    first = mels["float32"]
+    lines: list[list[report.Cell]] = []
+    for name, values in mels.items():
+        apart = [value - base for value, base in zip(values, first, strict=True)]
+        lines.append([name, float(np.mean(values)),
+                      None if name == "float32" else with_interval(apart, digits=4)])  # fmt: skip
+    tables = [
+        report.table(
+            "Against float32, true codes",
+            ["", "KL, thousandths of a nat", "best candidate the same"],
+            rows,
+        ),
+        report.table(
+            "Songs completed from their true coarse codes, mel80 to all true codes",
+            ["", "mel80", "minus float32"],
+            lines,
+        ),
+    ]
+    return report.circumstances("numbers", {}) | {
+        "command": f"python benchmarks/bench_numbers.py --model {Path(args.model).name} "
+        f"--songs {args.songs}",
+        "songs": [song.id for song in songs],
+        "mel80": mels,
+        "tables": tables,
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
