@@ -29,7 +29,7 @@ from khala.evals.prompts import request_of
 from khala.evals.tables import with_interval
 from khala.nn.inference import InferenceTrunk
 from khala.superres import Sketch, complete_songs
-from khala.tokens import build_prompt
+from khala.tokens import build_prompt, interleave
 
 LEVELS = (2, 8, 20, 40, 63)
 SECONDS = 15.0
@@ -67,6 +67,8 @@ def main() -> int:
         codes_QT = torch.from_numpy(song.codes_QT[:, :num_frames].astype(np.int64))
         pairs = [coarse_logits(one[0], prompt, codes_QT[:2]) for one in (exact, narrow)]
         found.setdefault("backbone, bfloat16", []).append(compared(*pairs))
+        stepped = step_logits(exact[0], prompt, codes_QT[:2])
+        found.setdefault("backbone, int8", []).append(compared(pairs[0], stepped))
         for level in LEVELS:
             wanted = level_logits(exact[1], None, prompt, codes_QT, level)
             arms = {"mixed": (exact[1], torch.bfloat16), "bfloat16": (narrow[1], None)}
@@ -92,6 +94,21 @@ def main() -> int:
     report.print_result(console, result)
     report.write_result(args.out / "numbers.json", result)
     return 0
+
+
+@torch.inference_mode()
+def step_logits(backbone: Backbone, prompt: list[int], codes_2T: Tensor) -> Tensor:
+    """Return what `coarse_logits` does, read token by token with matrices in 8 bits."""
+    trunk, layout = InferenceTrunk(backbone, has_int8_steps=True), backbone.config.layout
+    tokens_S = interleave(codes_2T[None], layout)[0]
+    cache = backbone.new_cache(1, len(prompt) + len(tokens_S))
+    rows = [backbone.hidden(torch.tensor([prompt]), cache=cache)[0, -1:]]
+    rows += [trunk.step(backbone.embed(token[None]), [cache]) for token in tokens_S[:-1]]
+    hidden_SD = torch.cat(rows)
+    levels = range(len(codes_2T))
+    return torch.stack(
+        [backbone.window_logits(hidden_SD[k :: len(levels)], *layout.window(k)) for k in levels]
+    )
 
 
 @torch.inference_mode()

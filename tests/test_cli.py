@@ -401,7 +401,7 @@ def test_doctor(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     plan = run("doctor", "--plan", "--json", model=str(tiny_model))
     needs = json.loads(plan[1])["plan"]["needs"]
     assert plan[0] == 0
-    assert set(needs) == {"float32", "mixed", "bfloat16"}
+    assert set(needs) == {"float32", "mixed", "bfloat16", "int8"}
     assert needs["float32"]["longest_s"]["in turns"] > 0
     status, out, _ = run("doctor", "--json", model=str(tmp_path))
     assert status == 2

@@ -115,7 +115,9 @@ def test_a_song_knows_its_numbers(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_a_dtype_nobody_has(tiny_model: Path) -> None:
     """A typing mistake must not load the model in other numbers."""
-    with pytest.raises(RequestError, match="'bf16': one of float32, mixed, bfloat16, float16"):
+    with pytest.raises(
+        RequestError, match="'bf16': one of float32, mixed, bfloat16, float16, int8"
+    ):
         Khala.from_pretrained(tiny_model, dtype="bf16")
 
 

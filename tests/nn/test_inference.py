@@ -75,12 +75,30 @@ def test_rows_of_one_cache_may_have_different_lengths(trunk: Trunk) -> None:
 
 
 @torch.inference_mode()
+def test_eight_bits_are_nearly_as_good(trunk: Trunk) -> None:
+    """A quarter of the bytes must not be another song's: each row has a scale of its own."""
+    with torch.no_grad():
+        for layer in trunk.layers:
+            layer.mlp.down_proj.weight[3] *= 100.0  # one scale for all would lose the others
+    streams = rows(2, 10, CONFIG.width)
+    wanted = trunk.transform(streams, causal=True)[:, -1]
+    cache = trunk.new_cache(2, 10)
+    trunk.transform(streams[:, :9], causal=True, cache=cache)
+    made = InferenceTrunk(trunk, has_int8_steps=True).step(streams[:, 9], [cache])
+    error = (made - wanted).square().mean().sqrt()
+    assert 0.0 < float(error) < 0.03 * float(wanted.square().mean().sqrt())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_row_does_not_depend_on_its_neighbours(trunk: Trunk, dtype: torch.dtype) -> None:
+def test_a_row_does_not_depend_on_its_neighbours(
+    trunk: Trunk, dtype: torch.dtype, int8: bool
+) -> None:
     """The same song alone and beside others, bit for bit: nobody's music hangs on the queue."""
     trunk = trunk.to(dtype)
     trunk.fill_rope()
-    laid_out = InferenceTrunk(trunk)
+    laid_out = InferenceTrunk(trunk, has_int8_steps=int8)
     sizes, lengths = (1, 2, 1, 1, 2, 2, 1), (3, 9, 5, 30, 2, 17, 9)
 
     def read(songs: tuple[int, ...]) -> list[Tensor]:

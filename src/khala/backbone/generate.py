@@ -26,6 +26,7 @@ def generate_coarse(
     seed: int,
     guidance_scale: float = 1.0,
     bare_S: Tensor | Sequence[int] | None = None,
+    has_int8_steps: bool = False,
     on_frame: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> tuple[Tensor, Ended]:
@@ -45,6 +46,7 @@ def generate_coarse(
             and beyond (classifier-free guidance, https://arxiv.org/abs/2207.12598): 1 is the
             model's own distribution, and the only one for which ``bare_S`` is not read.
         bare_S: the prompt without description and words.
+        has_int8_steps: read the matrices in 8 bits for every token: several times fewer bytes.
         on_frame: called with the number of finished frames after each of them.
         should_stop: asked before each frame; True ends with what is there.
 
@@ -66,7 +68,7 @@ def generate_coarse(
         guidance_scale=guidance_scale,
     )
     song = Writing(backbone, prompt_S, settings, bare_S=bare_S)
-    writer = Writer(backbone)
+    writer = Writer(backbone, has_int8_steps=has_int8_steps)
     writer.begin(song)
     while not song.is_done:
         if should_stop is not None and should_stop():

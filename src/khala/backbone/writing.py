@@ -157,9 +157,9 @@ class Writer:
     A song is the same whatever songs are beside it: bit for bit on a CPU.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, *, has_int8_steps: bool = False) -> None:
         self._backbone = backbone
-        self._trunk = InferenceTrunk(backbone)
+        self._trunk = InferenceTrunk(backbone, has_int8_steps=has_int8_steps)
         self._heads = _level_heads(backbone)
 
     @torch.inference_mode()

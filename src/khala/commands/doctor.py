@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from khala import __version__
 from khala.commands.terminal import Terminal, add_output_options
 from khala.errors import KhalaError
+from khala.song import DTYPES
 
 if TYPE_CHECKING:
     from khala.infer import Khala
@@ -107,7 +108,7 @@ def _plan(terminal: Terminal, name: str, device: str) -> dict[str, Any]:
     """Say what each stage needs and what fits, from the sizes alone."""
     from khala.checkpoint import resolve_model
     from khala.commands.models import check_device
-    from khala.infer.plan import BYTES, ModelSize
+    from khala.infer.plan import ModelSize
     from khala.machine import look_at
 
     try:
@@ -120,7 +121,7 @@ def _plan(terminal: Terminal, name: str, device: str) -> dict[str, Any]:
     heads = "".join(f"{f'{seconds} s':>8}" for seconds in DURATIONS_S)
     terminal.line(f"{'':<35}{heads}")
     kinds = {}
-    for dtype in BYTES:
+    for dtype in DTYPES:
         if dtype == "float16" and machine.kind == "cpu":
             continue  # no CPU is good at it
         kinds[dtype] = _kind(terminal, size, machine, dtype)
@@ -167,7 +168,8 @@ def _paths(terminal: Terminal, model: Khala, device: str) -> dict[str, str]:
     threads = f", {torch.get_num_threads()} threads" if is_cpu else ""
     block = rows_at_once(plan.stored_as) if is_cpu else None
     paths = {
-        "sketches": f"{str(plan.stored_as).removeprefix('torch.')}{threads}, "
+        "sketches": ("int8" if plan.has_int8_steps else plan.weights)
+        + f"{threads}, "
         + ("all rows at once" if block is None else f"{block} rows at once"),
         "passes": f"products in {str(products).removeprefix('torch.')}",
         "attention": "blocks of plain products" if suits(queries) else "torch's own kernel",

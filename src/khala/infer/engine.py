@@ -243,7 +243,9 @@ class Engine:
     def _begin(self, writing: Writing, donor: Writing | None) -> None:
         self._use("backbone")
         if self._writer is None:
-            self._writer = Writer(self.model.backbone)
+            self._writer = Writer(
+                self.model.backbone, has_int8_steps=self.model.models.plan.has_int8_steps
+            )
         self._writer.begin(writing, donor=donor)
 
     def _use(self, part: str | None) -> None:

@@ -14,8 +14,9 @@ from khala.adapter import Adapter, merge_adapters
 from khala.backbone import Backbone
 from khala.codec import Codec
 from khala.errors import RequestError
-from khala.infer.plan import BYTES, PARTS, LoadPlan, ModelSize, decide
+from khala.infer.plan import PARTS, LoadPlan, ModelSize, decide
 from khala.machine import give_back, look_at
+from khala.song import DTYPES
 from khala.superres import SuperResolution
 
 __all__ = ["Models", "load_models"]
@@ -85,8 +86,8 @@ def load_models(
         CheckpointError: a part is missing or damaged, or an adapter belongs to another model.
         RequestError: ``dtype`` is none that can be had.
     """
-    if dtype is not None and dtype not in BYTES:
-        raise RequestError(f"dtype is {dtype!r}: one of {', '.join(BYTES)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise RequestError(f"dtype is {dtype!r}: one of {', '.join(DTYPES)}")
     size = ModelSize.of(folder)
     plan = decide(size, look_at(device), dtype, EXPECTED_S)
     plan = plan if turns is None else replace(plan, turns=turns)

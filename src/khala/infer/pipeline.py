@@ -81,9 +81,9 @@ class Khala:
                 without one.
             device: "cpu", "cuda", "cuda:N" or "mps".
             dtype: "float32", "bfloat16" or "float16", what the two language models compute in, or
-                "mixed": float32, with super-resolution's products in bfloat16. None: weights
-                stored in 16 bits stay so where the device computes well in them, others are
-                "mixed" where bfloat16 is fast and float32 elsewhere.
+                "mixed" or "int8", see ``khala.song.DTYPES``. None: weights stored in 16 bits stay
+                so where the device computes well in them, others are "mixed" where bfloat16 is
+                fast and float32 elsewhere.
             turns: True, each model has its weights in memory only while it works; None: if they
                 do not fit all at once.
             lora: adapters trained from this model, each FOLDER or FOLDER:STRENGTH; the folder says
@@ -229,6 +229,8 @@ class Khala:
         should_stop: ShouldStop | None = None,
     ) -> Song:
         """Make a song as the published program does; see `generate`, which this is a part of."""
+        if self.models.plan.has_int8_steps:
+            raise RequestError("as published, nothing is read in int8: choose another dtype")
         warn_if_tight(self.models, request, on_event)
         codes_QT, ended = self.sketch(request, compat, on_event, should_stop)
         song = None
@@ -382,6 +384,7 @@ class Khala:
                 seed=request.seed,
                 guidance_scale=scale,
                 bare_S=self.prompt(request, bare=True),
+                has_int8_steps=self.models.plan.has_int8_steps,
                 on_frame=clock.report,
                 should_stop=should_stop,
             )

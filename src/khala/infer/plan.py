@@ -25,7 +25,6 @@ from khala.nn.inference import laid_out_bytes
 from khala.superres import SuperResConfig
 
 __all__ = [
-    "BYTES",
     "PARTS",
     "LoadPlan",
     "ModelSize",
@@ -39,9 +38,8 @@ __all__ = [
 PARTS = ("codec", "backbone", "superres")
 """The models of a model folder."""
 
-BYTES = {"float32": 4, "mixed": 4, "bfloat16": 2, "float16": 2}
-"""Kinds of numbers the two language models can compute in, and the size of one. "mixed" is float32
-but for super-resolution's matrix products, which are in bfloat16."""
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Kinds of numbers that weights are in memory, and the size of one."""
 
 PROMPT = 512
 """Tokens of prompt and lyrics that are counted with where nobody says how many there are."""
@@ -108,9 +106,20 @@ class ModelSize:
             piece_frames=codec.piece_frames + 2 * codec.halo_frames,
         )
 
+    def weights_are(self, dtype: str) -> str:
+        """Return the kind of numbers that weights are in memory, one of ``BYTES``.
+
+        Args:
+            dtype: what the language models compute in, one of ``khala.song.DTYPES``.
+        """
+        if dtype == "int8":
+            return "bfloat16" if self.stored["superres"] in ("bfloat16", "float16") else "float32"
+        return "float32" if dtype == "mixed" else dtype
+
     def weights(self, dtype: str) -> dict[str, int]:
         """Return the bytes of each part's weights, if the language models compute in ``dtype``."""
-        found = {part: self.numbers[part] * BYTES[dtype] for part in ("backbone", "superres")}
+        item = BYTES[self.weights_are(dtype)]
+        found = {part: self.numbers[part] * item for part in ("backbone", "superres")}
         return found | {"codec": self.numbers["codec"] * BYTES["float32"]}
 
 
@@ -159,17 +168,17 @@ def needs(
         guided: two streams are written beside each other.
     """
     frames = math.ceil(duration_s * 1.05 * size.codec.sample_rate_hz / size.codec.hop)
-    item = BYTES[dtype]
+    item = BYTES[size.weights_are(dtype)]
     weights = size.weights(dtype)
-    narrow = BYTES["bfloat16"] if dtype == "mixed" else None
+    narrow = BYTES["bfloat16"] if item == 4 and dtype in ("mixed", "int8") else None
     work = {
         "backbone": _sketching(size.backbone, num_prompt, frames, item, rows=1 + guided)
-        + laid_out_bytes(size.backbone.trunk, item),
+        + laid_out_bytes(size.backbone.trunk, item, 1 if dtype == "int8" else None),
         "superres": _completing(size.superres, num_prompt, frames, item)
         + laid_out_bytes(size.superres.trunk, item, narrow),
     }
     for part in work:
-        if size.stored[part] != dtype:
+        if size.stored[part] != size.weights_are(dtype):
             work[part] = max(work[part], size.largest[part])
     return Needs(
         backbone=weights["backbone"] + work["backbone"],
@@ -192,7 +201,7 @@ def song_needs(
         dtype: what backbone and super-resolution compute in.
         guided: two streams are written beside each other.
     """
-    item = BYTES[dtype]
+    item = BYTES[size.weights_are(dtype)]
     cache = _cache(size.backbone.trunk, num_prompt, num_frames, item, rows=1 + guided)
     sums = 3 * (num_prompt + num_frames) * size.superres.trunk.width * 4
     sketching = _sketching(size.backbone, num_prompt, num_frames, item, rows=1 + guided)
@@ -268,7 +277,10 @@ class LoadPlan:
     """How a model is loaded: what was decided, not what was asked for."""
 
     dtype: str
-    """What backbone and super-resolution compute in, one of ``BYTES``."""
+    """What backbone and super-resolution compute in, one of ``khala.song.DTYPES``."""
+
+    weights: str
+    """The kind of numbers that their weights are in memory, one of ``BYTES``."""
 
     turns: bool
     """Each stage loads its weights when its work begins, and gives them back after it."""
@@ -276,14 +288,20 @@ class LoadPlan:
     @property
     def stored_as(self) -> torch.dtype:
         """What the weights of backbone and super-resolution are in memory."""
-        found = getattr(torch, "float32" if self.dtype == "mixed" else self.dtype)
+        found = getattr(torch, self.weights)
         assert isinstance(found, torch.dtype)
         return found
 
     @property
     def products(self) -> torch.dtype | None:
         """What super-resolution multiplies in, None: in what its weights are."""
-        return torch.bfloat16 if self.dtype == "mixed" else None
+        is_narrow = self.dtype in ("mixed", "int8") and self.weights == "float32"
+        return torch.bfloat16 if is_narrow else None
+
+    @property
+    def has_int8_steps(self) -> bool:
+        """Whether the backbone's matrices are read in 8 bits while tokens are written."""
+        return self.dtype == "int8"
 
 
 def decide(size: ModelSize, machine: Machine, dtype: str | None, duration_s: float) -> LoadPlan:
@@ -301,11 +319,11 @@ def decide(size: ModelSize, machine: Machine, dtype: str | None, duration_s: flo
         duration_s: of the longest song that is expected.
     """
     chosen = _dtype(size, machine, duration_s) if dtype is None else dtype
-    is_mapped = machine.kind == "cpu" and size.stored["superres"] == chosen
+    is_mapped = machine.kind == "cpu" and size.stored["superres"] == size.weights_are(chosen)
     short = machine.free_bytes is not None and (
         needs(size, machine, duration_s, chosen).together > machine.free_bytes
     )
-    return LoadPlan(dtype=chosen, turns=short and not is_mapped)
+    return LoadPlan(dtype=chosen, weights=size.weights_are(chosen), turns=short and not is_mapped)
 
 
 def _dtype(size: ModelSize, machine: Machine, duration_s: float) -> str:

@@ -46,16 +46,21 @@ Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 class InferenceTrunk:
     """The layers of a trunk; it holds the weights as they are when it is made."""
 
-    def __init__(self, trunk: Trunk, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, trunk: Trunk, dtype: torch.dtype | None = None, *, has_int8_steps: bool = False
+    ) -> None:
         """Lay the weights out.
 
         Args:
             trunk: what is laid out; large weights are shared with it and not copied.
             dtype: of the matrix products and of attention; None: the weights' own.
+            has_int8_steps: the matrices are kept in 8 bits, with a scale for every row, and
+                multiply bfloat16; for single tokens only, which cost what reading them costs.
         """
         self._trunk, self._config = trunk, trunk.trunk_config
         self._dtype = trunk.norm.weight.dtype if dtype is None else dtype
-        self._layers = [_LayerWeights.of(cast(Layer, layer), dtype) for layer in trunk.layers]
+        kind = torch.int8 if has_int8_steps else dtype
+        self._layers = [_LayerWeights.of(cast(Layer, layer), kind) for layer in trunk.layers]
 
     def step(self, hidden_RD: Tensor, caches: Sequence[KVCache]) -> Tensor:
         """Read one token of several streams; a row's numbers do not depend on other caches.
@@ -183,11 +188,18 @@ class _Joined:
     """Some projections of the same rows, as few products as their sizes allow."""
 
     parts: tuple[tuple[Tensor, Tensor], ...]
+    scales: tuple[Tensor, ...] = ()
+    """Of the rows of weights in 8 bits."""
 
     @classmethod
     def of(cls, *linears: nn.Linear, dtype: torch.dtype | None, bias_scale: float = 1.0) -> _Joined:
-        weights = [weight_rows(linear, slice(None)).to(dtype) for linear in linears]
-        biases = [(linear.bias * bias_scale).to(dtype) for linear in linears]
+        weights = [weight_rows(linear, slice(None)) for linear in linears]
+        biases = [linear.bias * bias_scale for linear in linears]
+        if dtype == torch.int8:
+            pairs = [_in_8_bits(weight) for weight in weights]
+            weight_OI, scale_O = (torch.cat(each) for each in zip(*pairs, strict=True))
+            return cls(((weight_OI, torch.cat(biases)),), (scale_O,))
+        weights, biases = ([x.to(dtype) for x in each] for each in (weights, biases))
         size = sum(weight.numel() * weight.element_size() for weight in weights)
         if len(linears) > 1 and size <= SMALL_BYTES:
             return cls(((torch.cat(weights), torch.cat(biases)),))
@@ -195,8 +207,30 @@ class _Joined:
 
     def __call__(self, x_RI: Tensor, product: Product) -> Tensor:
         """Return what the projections make of the rows, side by side."""
+        if self.scales:
+            ((weight_OI, bias_O),), (scale_O,) = self.parts, self.scales
+            return int8_linear(x_RI, weight_OI, scale_O).to(x_RI.dtype).add_(bias_O)
         ys = [product(x_RI, weight, bias) for weight, bias in self.parts]
         return ys[0] if len(ys) == 1 else torch.cat(ys, dim=1)
+
+
+def _in_8_bits(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a weight as int8 and the scale of every row, which its largest number fills."""
+    weight = weight_OI.detach().float()
+    scale_O = (weight.abs().amax(dim=1).clamp_min(1e-12) / 127).to(torch.bfloat16)
+    return (weight / scale_O.float()[:, None]).round().clamp(-127, 127).to(torch.int8), scale_O
+
+
+def int8_linear(x_RI: Tensor, weight_OI: Tensor, scale_O: Tensor) -> Tensor:
+    """Return y_RO in bfloat16 of rows times int8 weights whose rows have scales.
+
+    On a CPU by the library's kernel, in which rows do not depend on each other; elsewhere the
+    weights are widened first.
+    """
+    x_RI = x_RI.to(torch.bfloat16)
+    if x_RI.device.type == "cpu":
+        return torch._weight_int8pack_mm(x_RI, weight_OI, scale_O)
+    return F.linear(x_RI, weight_OI.to(torch.bfloat16)) * scale_O
 
 
 def rows_at_once(dtype: torch.dtype) -> int:

@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 ENDINGS = ("end_token", "limit", "cancelled", "recording")
 """Why a song ends where it does; "recording" was encoded from audio, not generated."""
 
-DTYPES = ("float32", "mixed", "bfloat16", "float16")
-"""What the language models can compute in; "mixed" is float32, with super-resolution's products in
-bfloat16."""
+DTYPES = ("float32", "mixed", "bfloat16", "float16", "int8")
+"""What the language models can compute in. "mixed" is float32, with super-resolution's products in
+bfloat16; "int8" reads the backbone's matrices in 8 bits while tokens are written, and is otherwise
+bfloat16 for weights stored in 16 bits and "mixed" for others."""
 
 COMPAT_MODES = ("none", "published", "published-natural")
 """Whose behaviour: ours, or that of the published program with a prompt of tags, or with one that

@@ -85,6 +85,8 @@ def decode_arms(timed: Timed, contexts: tuple[int, ...], *, guided: bool) -> dic
     }
     writer = Writer(timed.backbone)
     arms["ours"] = _mean(partial(_our_token, timed, writer, 1.0), contexts)
+    reader = Writer(timed.backbone, has_int8_steps=True)
+    arms["ours, int8"] = _mean(partial(_our_token, timed, reader, 1.0), contexts)
     if guided:
         arms["ours, guided"] = _mean(partial(_our_token, timed, writer, 2.0), contexts)
     return arms
