@@ -113,6 +113,15 @@ def test_a_song_knows_its_numbers(tiny_model: Path, tmp_path: Path) -> None:
     assert finer.dtype == "float32", "its levels were made in these"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed", "bfloat16", "int8"])
+def test_all_numbers_repeat_themselves(tiny_model: Path, tmp_path: Path, dtype: str) -> None:
+    """A song file says what it was made in, and that makes it again."""
+    model = Khala.from_pretrained(tiny_model, dtype=dtype)
+    song = Song.load(model.generate(REQUEST).save(tmp_path / "song.khala"))
+    assert song.dtype == dtype
+    assert replay(model, song).identical
+
+
 def test_a_dtype_nobody_has(tiny_model: Path) -> None:
     """A typing mistake must not load the model in other numbers."""
     with pytest.raises(
