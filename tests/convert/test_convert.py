@@ -24,6 +24,7 @@ from khala.convert.published import look
 from khala.convert.safetensors_file import find_tensors
 from khala.errors import CapacityError, CheckpointError
 from khala.infer import Khala
+from khala.processes import alone_in
 from khala.song import SongRequest
 from khala.superres import SuperResolution
 from khala.tokens import published_layout
@@ -259,7 +260,7 @@ def test_two_conversions_into_one_folder(copied: Path, tmp_path: Path) -> None:
     """Two that write the same folder would sweep each other's work away."""
     out = tmp_path / "model"
     out.mkdir()
-    with conversion._alone(out), pytest.raises(CheckpointError, match="another conversion"):
+    with alone_in(out, lambda: None), pytest.raises(CheckpointError, match="another conversion"):
         conversion.convert(look(copied), out)
 
 

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from khala.errors import ConfigError, CorpusError
+from khala.processes import alone_in
 from khala.synth import num_songs, write_corpus
 from khala.synth.espeak import INSTALL_COMMAND
 from khala.synth.mix import loudness_lufs, true_peak_dbtp
@@ -180,10 +181,8 @@ def test_nonsense_is_refused_before_anything_is_written(
 
 def test_two_writers_do_not_share_a_folder(tmp_path: Path) -> None:
     """Two runs at once would each write every song, or tear one another's."""
-    fcntl = pytest.importorskip("fcntl")
+    pytest.importorskip("fcntl")
     write_corpus(tmp_path, hours=0.001, seed=1, workers=1, stems=False, tiny=True)
-    with (tmp_path / ".writer").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with pytest.raises(CorpusError, match="another process"):
-            write_corpus(tmp_path, hours=0.002, seed=1, workers=1, stems=False, tiny=True)
+    with alone_in(tmp_path, lambda: None), pytest.raises(CorpusError, match="another process"):
+        write_corpus(tmp_path, hours=0.002, seed=1, workers=1, stems=False, tiny=True)
     write_corpus(tmp_path, hours=0.002, seed=1, workers=1, stems=False, tiny=True)

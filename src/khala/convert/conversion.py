@@ -19,8 +19,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,9 @@ from khala import checkpoint
 from khala.convert.published import PARTS, Part, Source
 from khala.convert.safetensors_file import num_bytes, write_tensors
 from khala.errors import CapacityError, CheckpointError
+from khala.processes import alone_in
 
 __all__ = ["DTYPES", "convert", "describe", "missing_in", "write_file"]
-
-try:
-    import fcntl
-except ImportError:  # not on every system; there, nobody notices a second conversion
-    fcntl = None  # type: ignore[assignment]
 
 DTYPES = {
     "float32": torch.float32,
@@ -84,7 +80,11 @@ def convert(
     todo = [part for kind, part in source.parts.items() if not kept[kind]]
     _check_space(folder, sum(_size(part, dtype) for part in todo) + SPARE_BYTES)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+
+    def refuse() -> None:
+        raise CheckpointError(f"another conversion is writing to {folder}")
+
+    with alone_in(folder, refuse):
         _sweep(folder)
         for part in todo:
             _write_part(folder / part.kind, part, _kind_of_numbers(part, dtype), on_progress)
@@ -201,23 +201,6 @@ def _check_space(folder: Path, needed: int) -> None:
         raise CapacityError(
             f"converting into {folder} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
         )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second conversion out of a folder; a killed one keeps nobody out."""
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise CheckpointError(f"another conversion is writing to {folder}") from error
-        yield
-    finally:
-        os.close(handle)
 
 
 def _sweep(folder: Path) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from khala import hub
@@ -19,11 +17,7 @@ from khala.convert.conversion import convert, write_file
 from khala.convert.download import HubFile, Listing, Progress, Wanted, ask, download
 from khala.convert.published import Source, check_tokenizer, is_read, look
 from khala.errors import CapacityError, CheckpointError
-
-try:
-    import fcntl
-except ImportError:  # not on every system; there, nobody notices a second process
-    fcntl = None  # type: ignore[assignment]
+from khala.processes import alone_in
 
 __all__ = ["fetch_model", "fetch_source", "find_tokenizer"]
 
@@ -87,7 +81,12 @@ def fetch_model(
         raise CheckpointError(f"{repo}: {NO_TOKENIZER}")
     place = hub.commit_folder(repo, listing.commit)
     model = place / "model"
-    with _alone(place, on_note):
+
+    def wait() -> None:
+        if on_note is not None:
+            on_note(f"waiting for another process that fetches into {place}")
+
+    with alone_in(place, wait):
         if not model.is_dir():  # nobody was faster
             source = _source(listing, tokenizer, on_progress, on_note)
             if source.missing:
@@ -201,22 +200,3 @@ def _read(path: Path, repo: str, commit: str) -> Listing:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, text.encode())
-
-
-@contextmanager
-def _alone(folder: Path, on_note: OnNote | None) -> Iterator[None]:
-    """Let one process at a time fetch into a folder; the others wait. A killed one holds nobody."""
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if on_note is not None:
-                on_note(f"waiting for another process that fetches into {folder}")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

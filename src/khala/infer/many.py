@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from khala.errors import Cancelled, KhalaError, StageError
+from khala.errors import Cancelled, KhalaError, RequestError, StageError
 from khala.infer.engine import Engine
 from khala.infer.events import OnEvent, ShouldStop
 from khala.infer.preview import PreviewSettings
-from khala.infer.warn import warn_if_dense
+from khala.infer.warn import warn_if_dense, warn_if_tight
 from khala.song import Song, SongRequest
 
 if TYPE_CHECKING:
@@ -58,9 +58,29 @@ def _one_by_one(
 ) -> Iterator[tuple[int, Made]]:
     for place, (request, hear) in enumerate(zip(requests, hears, strict=True)):
         try:
-            yield place, model.generate_published(request, compat, hear, should_stop)
+            yield place, _as_published(model, request, compat, hear, should_stop)
         except (Cancelled, StageError) as error:
             yield place, error
+
+
+def _as_published(
+    model: Khala,
+    request: SongRequest,
+    compat: str,
+    on_event: OnEvent | None,
+    should_stop: ShouldStop | None,
+) -> Song:
+    """Make one song as the published program does."""
+    if model.models.plan.has_int8_steps:
+        raise RequestError("as published, nothing is read in int8: choose another dtype")
+    warn_if_tight(model.models, request, on_event)
+    codes_QT, ended = model.sketch(request, compat, on_event, should_stop)
+    song = None
+    if codes_QT.shape[1] >= model.frame_rate_hz or ended != "cancelled":
+        song = model.song_of(request, codes_QT, ended, compat)
+    if song is None or ended == "cancelled":
+        raise Cancelled("stopped while the sketch was written", finished=song)
+    return model.refine(song, levels=request.levels, on_event=on_event, should_stop=should_stop)
 
 
 def _about(song: int, on_event: OnEvent | None) -> OnEvent | None:

@@ -19,7 +19,7 @@ from khala.adapter import load_adapter
 from khala.backbone import Backbone
 from khala.backbone.generate import generate_coarse
 from khala.codec import Codec
-from khala.errors import Cancelled, CheckpointError, KhalaError, RequestError
+from khala.errors import CheckpointError, KhalaError, RequestError
 from khala.infer import fine, sound
 from khala.infer.events import OnEvent, ShouldStop, StageClock
 from khala.infer.limits import FrameBounds, frame_bounds, longest_s
@@ -27,7 +27,6 @@ from khala.infer.loading import Models, load_models
 from khala.infer.many import Made, generate_each
 from khala.infer.preview import PreviewSettings
 from khala.infer.published import Plan, Published, plan_song, published_mode, write_sketch
-from khala.infer.warn import warn_if_tight
 from khala.infer.weights import find_model, find_tokenizer
 from khala.song import Song, SongRequest
 from khala.superres import SuperResolution
@@ -220,25 +219,6 @@ class Khala:
             )
         )
         return [made[place] for place in range(len(requests))]
-
-    def generate_published(
-        self,
-        request: SongRequest,
-        compat: str,
-        on_event: OnEvent | None = None,
-        should_stop: ShouldStop | None = None,
-    ) -> Song:
-        """Make a song as the published program does; see `generate`, which this is a part of."""
-        if self.models.plan.has_int8_steps:
-            raise RequestError("as published, nothing is read in int8: choose another dtype")
-        warn_if_tight(self.models, request, on_event)
-        codes_QT, ended = self.sketch(request, compat, on_event, should_stop)
-        song = None
-        if codes_QT.shape[1] >= self.frame_rate_hz or ended != "cancelled":
-            song = self.song_of(request, codes_QT, ended, compat)
-        if song is None or ended == "cancelled":
-            raise Cancelled("stopped while the sketch was written", finished=song)
-        return self.refine(song, levels=request.levels, on_event=on_event, should_stop=should_stop)
 
     def refine(
         self,

@@ -24,7 +24,7 @@ import numpy as np
 import soundfile
 
 from khala.errors import ConfigError, CorpusError
-from khala.processes import obey_parent
+from khala.processes import alone_in, obey_parent
 from khala.synth.band import check_band
 from khala.synth.form import plan_song
 from khala.synth.mix import RATE_HZ
@@ -32,11 +32,6 @@ from khala.synth.render import RenderedSong, Studio, render_song
 from khala.synth.truth import song_id
 from khala.synth.voicebank import check_world
 from khala.synth.voicestore import default_folder, ensure_banks
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 GENERATOR_VERSION = 1
 """Raised with every change that changes a song's sound or truth."""
@@ -75,7 +70,11 @@ def write_corpus(
         check_world()
     count = num_songs(hours, seed, tiny=tiny)
     _claim(job, hours, count)
-    with _sole_writer(out), _one_thread_each():
+
+    def refuse() -> None:
+        raise CorpusError(f"another process is writing {out}: wait for it")
+
+    with alone_in(out, refuse), _one_thread_each():
         todo = [i for i in range(count) if not _finished(job, i)]
         if todo and not tiny:
             ensure_banks(job.banks, workers=workers, progress=progress)
@@ -131,23 +130,6 @@ def _sounds(job: _Job) -> list[str]:
 def _finished(job: _Job, index: int) -> bool:
     folder = _folder(job, index)
     return all((folder / name).is_file() for name in (*_sounds(job), "song.json"))
-
-
-@contextmanager
-def _sole_writer(out: Path) -> Iterator[None]:
-    """Hold the corpus: two runs in one folder would write songs twice.
-
-    The lock is the kernel's and dies with the process; where there is none, nothing is held.
-    """
-    if fcntl is None:
-        yield
-        return
-    with (out / ".writer").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise CorpusError(f"another process is writing {out}: wait for it") from error
-        yield
 
 
 @contextmanager
