@@ -28,7 +28,7 @@ MASK_64 = 0xFFFFFFFFFFFFFFFF
 GOLDEN_32 = 0x9E3779B1
 GOLDEN_64 = 0x9E3779B97F4A7C15
 PIECE_ROWS = 128
-"""Rows sampled at once, so that what is computed of them stays in a core's cache."""
+"""Rows sampled at once on a CPU, so that what is computed of them stays in a core's cache."""
 
 DENSE = 8
 """From one candidate kept in so many on, draws are made for all of them: cheaper than sorting."""
@@ -85,6 +85,7 @@ def sample_top_k(
         num_kept = max(num_kept, int((logits_TV >= last_T1).sum(dim=1).max()))
     elif num_kept * DENSE > logits_TV.shape[1]:
         _check_finite(logits_TV.amax(dim=1), stage, level)
+        num_rows = PIECE_ROWS if logits_TV.device.type == "cpu" else len(logits_TV)
         pieces = [
             most_likely(
                 rows_TV,
@@ -93,7 +94,7 @@ def sample_top_k(
                 temperature,
             )
             for rows_TV, each_T in zip(
-                torch.split(logits_TV, PIECE_ROWS), torch.split(frames_T, PIECE_ROWS), strict=True
+                torch.split(logits_TV, num_rows), torch.split(frames_T, num_rows), strict=True
             )
         ]
         return torch.cat(pieces)
