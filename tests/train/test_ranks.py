@@ -119,8 +119,9 @@ def test_two_processes_train_the_change_that_one_trains(tmp_path: Path, codes_di
 def test_two_processes_train_the_codec_that_one_trains(tmp_path: Path) -> None:
     """Codebooks, adversary and its balance move by all crops, whoever has seen them.
 
-    Later the two drift apart: a float's last bit decides which of two near codes is the nearest.
-    The size of the gradient feels that bit first.
+    Where two codes are equally near, a float's last bit decides, differently on every processor,
+    and the two drift apart by luck: one of a few seeds must have no such place. What is not added
+    up over the processes is wrong with every seed.
     """
     songs = tmp_path / "songs"
     songs.mkdir()
@@ -128,27 +129,42 @@ def test_two_processes_train_the_codec_that_one_trains(tmp_path: Path) -> None:
     for name in "abcd":
         wave_NC = np.cumsum(noise.uniform(-0.01, 0.01, (40_000, 2)), axis=0)
         soundfile.write(songs / f"{name}.wav", wave_NC - wave_NC.mean(0), 44_100)
+    differences = []
+    for seed in range(4):
+        one, two = codec_logs(songs, tmp_path / f"{seed}", seed)
+        assert len(one) == len(two) == 5
+        assert {"discriminator", "features"} <= one[-1].keys()
+        different = [
+            (ours["step"], name, ours[name], theirs[name])
+            for ours, theirs in zip(one, two, strict=True)
+            for name in ours.keys() - {"per_s", "seconds", "mfu"}
+            if theirs[name] != pytest.approx(ours[name], rel=2e-4)
+        ]
+        if not different:
+            return
+        differences.append(different[:3])
+    pytest.fail(f"different with every seed: {differences}")
+
+
+def codec_logs(
+    songs: Path, folder: Path, seed: int
+) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """Train a codec in one process and in two; return what each logged."""
     settings = [
         "train.num_steps=5", "train.num_parts=2", "train.log_every=1", "task.quantize_from=1",
         "task.adversary.start_step=2", "task.adversary.balance=true", "task.clip_frames=4",
+        f"train.seed={seed}",
     ]  # fmt: skip
-    train_codec(songs, tmp_path / "one", "conv-debug", settings)
+    train_codec(songs, folder / "one", "conv-debug", settings)
     made = torchrun(
-        2, "codec", "conv-debug", "--corpus", str(songs), "--out", str(tmp_path / "two"),
+        2, "codec", "conv-debug", "--corpus", str(songs), "--out", str(folder / "two"),
         *[word for setting in settings for word in ("--set", setting)],
     )  # fmt: skip
     assert made.returncode == 0, made.stderr[-2000:]
     one, two = (
-        [line for line in read_log(tmp_path / name) if "valid" not in line]
-        for name in ("one", "two")
+        [line for line in read_log(folder / name) if "valid" not in line] for name in ("one", "two")
     )
-    assert len(one) == len(two) == 5
-    for ours, theirs in zip(one, two, strict=True):
-        for name in ours.keys() - {"per_s", "seconds", "mfu"}:
-            rel, least = (2e-4, 1e-4) if ours["step"] <= 3 else (2e-2, 0.1)
-            rel = 10 * rel if name == "grad_norm" else rel
-            assert theirs[name] == pytest.approx(ours[name], rel=rel, abs=least), (name, ours)
-    assert {"discriminator", "features"} <= one[-1].keys()
+    return one, two
 
 
 def test_another_number_of_processes_goes_on(tmp_path: Path, codes_dir: Path) -> None:
