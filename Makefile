@@ -18,11 +18,11 @@ help:  ## list the targets
 $(VENV)/core: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[fast]"
 	@touch $@
 
 $(VENV)/dev: $(VENV)/core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,plot,hub,eval,embed,lora,train,ray]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,fast,plot,hub,eval,embed,lora,train,ray]"
 	@touch $@
 
 song: $(VENV)/core  ## write song.wav from examples/song.txt with the bundled model

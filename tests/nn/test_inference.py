@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from khala.nn import Trunk, TrunkConfig, init_weights
-from khala.nn.inference import InferenceTrunk, block_linear
+from khala.nn.inference import InferenceTrunk, block_linear, in_8_bits, int8_linear
 
 CONFIG = TrunkConfig(
     width=64, num_layers=3, num_heads=6, num_kv_heads=2, head_width=16, ffn_width=96,
@@ -130,3 +130,13 @@ def test_blocks_of_rows(dtype: torch.dtype, inputs: int, outputs: int) -> None:
     torch.testing.assert_close(whole, F.linear(x_RI, weight_OI, bias_O), atol=2e-3, rtol=2e-2)
     for some in ([0], [36], [5, 6], [9, 3, 30], list(range(36, -1, -1))):
         assert torch.equal(block_linear(x_RI[some], weight_OI, bias_O), whole[some])
+
+
+@pytest.mark.parametrize("inputs", [7, 24, 40, 48, 100])
+@pytest.mark.parametrize("outputs", [5, 80])
+def test_eight_bits_at_any_size(inputs: int, outputs: int) -> None:
+    """The library's kernel reads past rows of other sizes than it likes: garbage, or a crash."""
+    x_RI, weight_OI = rows(3, inputs), rows(outputs, inputs, seed=1)
+    narrow_OI, scale_O = in_8_bits(weight_OI, torch.bfloat16)
+    made = int8_linear(x_RI, narrow_OI, scale_O).float()
+    torch.testing.assert_close(made, x_RI @ weight_OI.T, atol=0.3, rtol=0.05)

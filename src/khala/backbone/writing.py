@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from khala.backbone.model import Backbone, check_ids
+from khala.backbone.steps import steps_of
 from khala.errors import RequestError, StageError, TokenError
-from khala.nn.cache import KVCache
-from khala.nn.inference import InferenceTrunk, block_linear
-from khala.nn.sampling import gumbel, kept_mask, most_likely
+from khala.nn.sampling import gumbel, largest_mask
 from khala.tokens import COARSE_LEVELS
 
 __all__ = ["Ended", "Writer", "Writing", "WritingSettings"]
@@ -94,11 +95,13 @@ class Writing:
         self.streams = [torch.as_tensor(ids, dtype=torch.int64).cpu() for ids in prompts]
         for tokens_S in self.streams:
             _check_stream(backbone, tokens_S, settings.num_frames_max)
-        self.cache: KVCache | None = None
+        self.cache: Any = None
+        """Keys and values of its streams, of the kind that `Steps.new_cache` makes."""
+
         self.prompt_RD: Tensor | None = None
         self.hidden_RD: Tensor | None = None
         self._codes_2T = torch.empty(COARSE_LEVELS, settings.num_frames_max, dtype=torch.int64)
-        self._noise: list[Tensor] = []
+        self._noise: list[npt.NDArray[np.float64]] = []
 
     @property
     def codes_2T(self) -> Tensor:
@@ -139,16 +142,16 @@ class Writing:
         """Forget what was read; the codes stay."""
         self.cache, self.prompt_RD, self.hidden_RD, self._noise = None, None, None, []
 
-    def noise(self, level: int, num_candidates: int) -> Tensor:
-        """Return the draws of the frame that is being written, [1, V]."""
+    def noise(self, level: int, num_candidates: int) -> npt.NDArray[np.float64]:
+        """Return the draws of the frame that is being written, [V]."""
         row = self.num_frames % NOISE_FRAMES
         if (row == 0 and level == 0) or not self._noise:
             frames_T = torch.arange(NOISE_FRAMES) + (self.num_frames - row)
             self._noise = [
-                gumbel(self.settings.seed, "backbone", each, frames_T, num_candidates)
+                gumbel(self.settings.seed, "backbone", each, frames_T, num_candidates).numpy()
                 for each in range(COARSE_LEVELS)
             ]
-        return self._noise[level][row : row + 1, :num_candidates]
+        return self._noise[level][row]
 
 
 class Writer:
@@ -159,8 +162,7 @@ class Writer:
 
     def __init__(self, backbone: Backbone, *, has_int8_steps: bool = False) -> None:
         self._backbone = backbone
-        self._trunk = InferenceTrunk(backbone, has_int8_steps=has_int8_steps)
-        self._heads = _level_heads(backbone)
+        self._steps = steps_of(backbone, has_int8_steps=has_int8_steps)
 
     @torch.inference_mode()
     def begin(self, song: Writing, *, donor: Writing | None = None) -> None:
@@ -172,16 +174,16 @@ class Writer:
         """
         longest = max(len(tokens_S) for tokens_S in song.streams)
         room = longest + COARSE_LEVELS * song.settings.num_frames_max
-        song.cache = self._backbone.new_cache(len(song.streams), room)
+        song.cache = self._steps.new_cache(len(song.streams), room)
         if donor is not None and donor.cache is not None:
             song.cache.copy_from(donor.cache, [len(tokens_S) for tokens_S in song.streams])
             song.prompt_RD = song.hidden_RD = donor.prompt_RD
             return
         last, device = [], self._backbone.lm_head.weight.device
         for index, tokens_S in enumerate(song.streams):
-            tokens_1S = tokens_S[None].to(device)
-            hidden_1SD = self._backbone.hidden(tokens_1S, cache=song.cache.row(index))
-            song.cache.lengths[index] = len(tokens_S)
+            read = self._backbone.new_cache(1, len(tokens_S))
+            hidden_1SD = self._backbone.hidden(tokens_S[None].to(device), cache=read)
+            song.cache.take(index, read)
             last.append(hidden_1SD[:, -1])
         song.prompt_RD = song.hidden_RD = torch.cat(last)
 
@@ -193,7 +195,7 @@ class Writer:
             if not songs:
                 return
             hidden_RD = torch.cat([_begun(song.hidden_RD) for song in songs])
-            logits_RV = block_linear(hidden_RD, self._heads[level]).float()
+            logits_RV = self._steps.scores(hidden_RD, level).cpu().numpy()
             first, tokens = 0, []
             for song in songs:
                 num = len(song.streams)
@@ -205,27 +207,26 @@ class Writer:
                 first += num
             self._read([song for song in songs if not song.is_done], tokens)
 
-    def _draw(self, song: Writing, level: int, logits_RV: Tensor) -> int | None:
+    def _draw(self, song: Writing, level: int, logits_RV: npt.NDArray[np.float32]) -> int | None:
         """Return the next code of a song; None where it ends or fails instead."""
         settings, num_codes = song.settings, self._backbone.config.layout.codebook_size
         if level == 0 and song.num_frames < settings.num_frames_min:
             logits_RV = logits_RV[:, :num_codes]
-        if not bool(logits_RV.isfinite().all()):
+        if not np.isfinite(logits_RV).all():
             message = f"backbone gave logits that are not finite at level {level}"
             song.fail(StageError(message, stage="backbone"))
             return None
         # Only what the prompt alone would keep can be chosen, so that guidance prefers but never
         # invents (as contrastive decoding does, https://arxiv.org/abs/2210.15097).
-        is_kept_1V = kept_mask(logits_RV[:1], settings.top_k)
+        is_kept_V = largest_mask(logits_RV[:1], settings.top_k)[0]
+        scores_V = logits_RV[0].astype(np.float64)
         if len(logits_RV) == 2:
-            logits_RV = logits_RV.log_softmax(dim=1)
-            asked_1V, bare_1V = logits_RV[:1], logits_RV[1:]
-            logits_RV = bare_1V + settings.guidance_scale * (asked_1V - bare_1V)
-        if settings.temperature == 0.0:
-            chosen = int(logits_RV.masked_fill(~is_kept_1V, -torch.inf).argmax())
-        else:
-            noise_1V = song.noise(level, num_codes + 1)[:, : logits_RV.shape[1]]
-            chosen = int(most_likely(logits_RV, is_kept_1V, noise_1V, settings.temperature))
+            bare_V = logits_RV[1].astype(np.float64)
+            scores_V = bare_V + settings.guidance_scale * (scores_V - bare_V)
+        if settings.temperature > 0.0:
+            scores_V /= settings.temperature
+            scores_V += song.noise(level, num_codes + 1)[: len(scores_V)]
+        chosen = int(np.where(is_kept_V, scores_V, -np.inf).argmax())
         if level == 0 and chosen == num_codes:
             song.finish("end_token")
             return None
@@ -237,29 +238,17 @@ class Writer:
             return
         device = self._backbone.lm_head.weight.device
         embedded_RD = self._backbone.embed(torch.tensor(tokens, device=device))
-        hidden_RD = self._trunk.step(embedded_RD, [_begun(song.cache) for song in songs])
+        hidden_RD = self._steps.step(embedded_RD, [_begun(song.cache) for song in songs])
         rows = torch.split(hidden_RD, [len(song.streams) for song in songs])
         for song, own_RD in zip(songs, rows, strict=True):
             song.hidden_RD = own_RD
 
 
-def _begun(value: Tensor | KVCache | None) -> Any:
+def _begun(value: Any) -> Any:
     """Return what a song has once it is begun."""
     if value is None:
         raise ValueError("this song was not begun")
     return value
-
-
-def _level_heads(backbone: Backbone) -> list[Tensor]:
-    """Return each level's rows of the output matrix; level 0 has the end token's row after them."""
-    layout, weight_VD = backbone.config.layout, backbone.lm_head.weight
-    heads = [
-        weight_VD[layout.window(level)[0] : layout.window(level)[1]]
-        for level in range(COARSE_LEVELS)
-    ]
-    end = layout.control.end_of_text
-    heads[0] = torch.cat((heads[0], weight_VD[end : end + 1]))
-    return heads
 
 
 def _check_stream(backbone: Backbone, tokens_S: Tensor, num_frames_max: int) -> None:

@@ -159,6 +159,7 @@ def _paths(terminal: Terminal, model: Khala, device: str) -> dict[str, str]:
     """Say which of several ways each kind of work goes here."""
     import torch
 
+    from khala.backbone.steps import has_compiled_steps
     from khala.nn.blocked import suits
     from khala.nn.inference import rows_at_once
 
@@ -166,11 +167,12 @@ def _paths(terminal: Terminal, model: Khala, device: str) -> dict[str, str]:
     products = plan.products or plan.stored_as
     queries = torch.empty(1, 1, 1, 1, dtype=products, device=device)
     threads = f", {torch.get_num_threads()} threads" if is_cpu else ""
-    block = rows_at_once(plan.stored_as) if is_cpu else None
+    if plan.has_int8_steps and has_compiled_steps(model.backbone):
+        rows = "compiled (numba), one core a stream"
+    else:
+        rows = f"{rows_at_once(plan.stored_as)} rows at once" if is_cpu else "all rows at once"
     paths = {
-        "sketches": ("int8" if plan.has_int8_steps else plan.weights)
-        + f"{threads}, "
-        + ("all rows at once" if block is None else f"{block} rows at once"),
+        "sketches": f"{'int8' if plan.has_int8_steps else plan.weights}{threads}, {rows}",
         "passes": f"products in {str(products).removeprefix('torch.')}",
         "attention": "blocks of plain products" if suits(queries) else "torch's own kernel",
         "weights": "in turns" if plan.turns else "all in memory",

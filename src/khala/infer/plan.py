@@ -20,7 +20,7 @@ from khala.errors import CheckpointError
 from khala.infer.limits import longest_s
 from khala.infer.schedule import SongNeeds
 from khala.machine import Machine
-from khala.nn import TrunkConfig
+from khala.nn import TrunkConfig, compiled
 from khala.nn.inference import laid_out_bytes
 from khala.superres import SuperResConfig
 
@@ -170,9 +170,10 @@ def needs(
     frames = math.ceil(duration_s * 1.05 * size.codec.sample_rate_hz / size.codec.hop)
     item = BYTES[size.weights_are(dtype)]
     weights = size.weights(dtype)
-    narrow = BYTES["bfloat16"] if item == 4 and dtype in ("mixed", "int8") else None
+    products = _products(size, machine, dtype)
+    narrow = None if products is None else products.itemsize
     work = {
-        "backbone": _sketching(size.backbone, num_prompt, frames, item, rows=1 + guided)
+        "backbone": _sketching(size, dtype, num_prompt, frames, rows=1 + guided)
         + laid_out_bytes(size.backbone.trunk, item, 1 if dtype == "int8" else None),
         "superres": _completing(size.superres, num_prompt, frames, item)
         + laid_out_bytes(size.superres.trunk, item, narrow),
@@ -202,9 +203,9 @@ def song_needs(
         guided: two streams are written beside each other.
     """
     item = BYTES[size.weights_are(dtype)]
-    cache = _cache(size.backbone.trunk, num_prompt, num_frames, item, rows=1 + guided)
+    cache = _cache(size, dtype, num_prompt, num_frames, rows=1 + guided)
     sums = 3 * (num_prompt + num_frames) * size.superres.trunk.width * 4
-    sketching = _sketching(size.backbone, num_prompt, num_frames, item, rows=1 + guided)
+    sketching = _sketching(size, dtype, num_prompt, num_frames, rows=1 + guided)
     completing = _completing(size.superres, num_prompt, num_frames, item)
     return SongNeeds(held=max(cache, sums), passing=max(sketching - cache, completing - sums))
 
@@ -226,16 +227,23 @@ def longest_that_fits(size: ModelSize, machine: Machine, dtype: str, *, in_turns
     return low
 
 
-def _sketching(
-    config: BackboneConfig, num_prompt: int, frames: int, item: int, *, rows: int
-) -> int:
-    cache = _cache(config.trunk, num_prompt, frames, item, rows=rows)
-    return cache + _one_pass(config.trunk, num_prompt, item)
+def _sketching(size: ModelSize, dtype: str, num_prompt: int, frames: int, *, rows: int) -> int:
+    item = BYTES[size.weights_are(dtype)]
+    cache = _cache(size, dtype, num_prompt, frames, rows=rows)
+    prompt = _kept(size.backbone.trunk, num_prompt) * item
+    return cache + prompt + _one_pass(size.backbone.trunk, num_prompt, item)
 
 
-def _cache(trunk: TrunkConfig, num_prompt: int, frames: int, item: int, *, rows: int) -> int:
-    positions = num_prompt + 2 * frames
-    return 2 * trunk.num_layers * trunk.num_kv_heads * trunk.head_width * positions * item * rows
+def _cache(size: ModelSize, dtype: str, num_prompt: int, frames: int, *, rows: int) -> int:
+    trunk, positions = size.backbone.trunk, num_prompt + 2 * frames
+    if dtype == "int8" and size.weights_are(dtype) == "float32" and compiled.suits(trunk, "cpu"):
+        return rows * compiled.narrow_cache_bytes(trunk, positions)
+    return rows * _kept(trunk, positions) * BYTES[size.weights_are(dtype)]
+
+
+def _kept(trunk: TrunkConfig, positions: int) -> int:
+    """Numbers of one stream's keys and values."""
+    return 2 * trunk.num_layers * trunk.num_kv_heads * trunk.head_width * positions
 
 
 def _completing(config: SuperResConfig, num_prompt: int, frames: int, item: int) -> int:
@@ -282,6 +290,9 @@ class LoadPlan:
     weights: str
     """The kind of numbers that their weights are in memory, one of ``BYTES``."""
 
+    products: torch.dtype | None
+    """What super-resolution multiplies in, None: in what its weights are."""
+
     turns: bool
     """Each stage loads its weights when its work begins, and gives them back after it."""
 
@@ -293,12 +304,6 @@ class LoadPlan:
         return found
 
     @property
-    def products(self) -> torch.dtype | None:
-        """What super-resolution multiplies in, None: in what its weights are."""
-        is_narrow = self.dtype in ("mixed", "int8") and self.weights == "float32"
-        return torch.bfloat16 if is_narrow else None
-
-    @property
     def has_int8_steps(self) -> bool:
         """Whether the backbone's matrices are read in 8 bits while tokens are written."""
         return self.dtype == "int8"
@@ -308,7 +313,8 @@ def decide(size: ModelSize, machine: Machine, dtype: str | None, duration_s: flo
     """Decide how to load a model on a device.
 
     Weights stored in 16 bits stay so wherever the device computes well in them, and elsewhere if
-    nothing else fits; others become float32, and "mixed" where bfloat16 is fast. On a CPU,
+    nothing else fits; others become float32, and "mixed" where bfloat16 is fast. Small backbones
+    stored in 8 bits are read in 8 bits where steps are compiled: they lose nothing. On a CPU,
     weights that are not cast are mapped from their files: the system takes their memory back when
     it is short, so they need no turns.
 
@@ -323,12 +329,25 @@ def decide(size: ModelSize, machine: Machine, dtype: str | None, duration_s: flo
     short = machine.free_bytes is not None and (
         needs(size, machine, duration_s, chosen).together > machine.free_bytes
     )
-    return LoadPlan(dtype=chosen, weights=size.weights_are(chosen), turns=short and not is_mapped)
+    return LoadPlan(
+        dtype=chosen,
+        weights=size.weights_are(chosen),
+        products=_products(size, machine, chosen),
+        turns=short and not is_mapped,
+    )
+
+
+def _products(size: ModelSize, machine: Machine, dtype: str) -> torch.dtype | None:
+    """What super-resolution multiplies in: bfloat16 where that was asked for or is faster."""
+    is_narrow = dtype == "mixed" or (dtype == "int8" and machine.has_bfloat16)
+    return torch.bfloat16 if is_narrow and size.weights_are(dtype) == "float32" else None
 
 
 def _dtype(size: ModelSize, machine: Machine, duration_s: float) -> str:
     stored = size.stored["superres"]
     if stored not in ("bfloat16", "float16"):
+        if size.stored["backbone"] == "int8" and compiled.suits(size.backbone.trunk, machine.kind):
+            return "int8"
         return "mixed" if machine.has_bfloat16 else "float32"
     if machine.kind == "mps":
         return "float16"

@@ -44,6 +44,13 @@ class KVCache:
             lengths=[self.lengths[index]],
         )
 
+    def take(self, row: int, other: KVCache) -> None:
+        """Take over what a stream alone has read, as a row of this cache."""
+        (num,) = other.lengths
+        for ours, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
+            ours[row, :, :num] = theirs[0, :, :num]
+        self.lengths[row] = num
+
     def copy_from(self, other: KVCache, lengths: Sequence[int]) -> None:
         """Take over the first positions of another cache's rows, so many of each."""
         for ours, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):

@@ -25,7 +25,7 @@ from khala.nn.lora import weight_rows
 from khala.nn.rope import rotate
 from khala.nn.trunk import Layer, Trunk
 
-__all__ = ["InferenceTrunk", "block_linear", "laid_out_bytes", "rows_at_once"]
+__all__ = ["InferenceTrunk", "block_linear", "in_8_bits", "laid_out_bytes", "rows_at_once"]
 
 BLOCK_ROWS = {torch.float32: 2}
 """Rows that are multiplied at once on a CPU: a second one is free, more are paid for."""
@@ -35,6 +35,9 @@ BLOCK_ROWS_16_BIT = 16
 
 SMALL_BYTES = 8 << 20
 """Matrices up to here are copied side by side; larger ones are multiplied one after another."""
+
+KERNEL_INPUTS = 16
+"""The library's product with 8-bit weights reads so many inputs at once, and checks nothing."""
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Of a layer's number and its q_RHK, k_RGK and v_RGK: what the rows see, [R, H * K]."""
@@ -196,7 +199,7 @@ class _Joined:
         weights = [weight_rows(linear, slice(None)) for linear in linears]
         biases = [linear.bias * bias_scale for linear in linears]
         if dtype == torch.int8:
-            pairs = [_in_8_bits(weight) for weight in weights]
+            pairs = [in_8_bits(weight, torch.bfloat16) for weight in weights]
             weight_OI, scale_O = (torch.cat(each) for each in zip(*pairs, strict=True))
             return cls(((weight_OI, torch.cat(biases)),), (scale_O,))
         weights, biases = ([x.to(dtype) for x in each] for each in (weights, biases))
@@ -214,23 +217,24 @@ class _Joined:
         return ys[0] if len(ys) == 1 else torch.cat(ys, dim=1)
 
 
-def _in_8_bits(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
+def in_8_bits(weight_OI: Tensor, scales_are: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Return a weight as int8 and the scale of every row, which its largest number fills."""
     weight = weight_OI.detach().float()
-    scale_O = (weight.abs().amax(dim=1).clamp_min(1e-12) / 127).to(torch.bfloat16)
+    scale_O = (weight.abs().amax(dim=1).clamp_min(1e-12) / 127).to(scales_are)
     return (weight / scale_O.float()[:, None]).round().clamp(-127, 127).to(torch.int8), scale_O
 
 
 def int8_linear(x_RI: Tensor, weight_OI: Tensor, scale_O: Tensor) -> Tensor:
     """Return y_RO in bfloat16 of rows times int8 weights whose rows have scales.
 
-    On a CPU by the library's kernel, in which rows do not depend on each other; elsewhere the
-    weights are widened first.
+    On a CPU by the library's kernel, in which rows do not depend on each other; elsewhere, and
+    where rows do not fill its registers, behind whose ends it would read, the weights are widened
+    first.
     """
     x_RI = x_RI.to(torch.bfloat16)
-    if x_RI.device.type == "cpu":
+    if x_RI.device.type == "cpu" and x_RI.shape[1] % KERNEL_INPUTS == 0:
         return torch._weight_int8pack_mm(x_RI, weight_OI, scale_O)
-    return F.linear(x_RI, weight_OI.to(torch.bfloat16)) * scale_O
+    return block_linear(x_RI, weight_OI.to(torch.bfloat16)) * scale_O
 
 
 def rows_at_once(dtype: torch.dtype) -> int:

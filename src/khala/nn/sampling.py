@@ -17,6 +17,7 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -144,14 +145,20 @@ def kept_mask(logits_TV: Tensor, k: int) -> Tensor:
     if logits_TV.device.type != "cpu":
         last_T1 = logits_TV.topk(k, dim=1).values[:, -1:]
         return _first_of_equals(logits_TV, last_T1, k)
-    values = logits_TV.float()
+    return torch.from_numpy(largest_mask(logits_TV.float().numpy(), k))
+
+
+def largest_mask(values_TV: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.bool_]:
+    """Return what `kept_mask` does, of an array."""
+    num_candidates = values_TV.shape[1]
+    if k >= num_candidates:
+        return np.ones_like(values_TV, dtype=np.bool_)
     place = num_candidates - k
-    parted = torch.from_numpy(np.partition(values.numpy(), place, axis=1))
-    last_T1 = parted[:, place, None]
-    is_kept_TV = values >= last_T1
-    if int(is_kept_TV.count_nonzero()) == k * len(values):
+    last_T1 = np.partition(values_TV, place, axis=1)[:, place, None]
+    is_kept_TV = values_TV >= last_T1
+    if np.count_nonzero(is_kept_TV) == k * len(values_TV):
         return is_kept_TV
-    return _first_of_equals(values, last_T1, k)
+    return _first_of_equals(torch.from_numpy(values_TV), torch.from_numpy(last_T1), k).numpy()
 
 
 def _first_of_equals(logits_TV: Tensor, last_T1: Tensor, k: int) -> Tensor:

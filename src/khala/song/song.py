@@ -38,7 +38,7 @@ ENDINGS = ("end_token", "limit", "cancelled", "recording")
 DTYPES = ("float32", "mixed", "bfloat16", "float16", "int8")
 """What the language models can compute in. "mixed" is float32, with super-resolution's products in
 bfloat16; "int8" reads the backbone's matrices in 8 bits while tokens are written, and is otherwise
-bfloat16 for weights stored in 16 bits and "mixed" for others."""
+bfloat16 for weights stored in 16 bits, and for others "mixed" where bfloat16 is fast or float32."""
 
 COMPAT_MODES = ("none", "published", "published-natural")
 """Whose behaviour: ours, or that of the published program with a prompt of tags, or with one that

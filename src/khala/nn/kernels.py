@@ -1,0 +1,349 @@
+"""A token's way through a trunk in machine code: matrices in 8 bits, keys and values in 16.
+
+Importing this needs numba, which compiles `step` and `multiply` when they are first called and
+keeps them on disk. One call is one stream on one core; every sum is taken in one fixed order.
+Wherever numbers are multiplied, four rows of a matrix are added at a time to all outputs, so that
+neighbouring outputs stay beside each other in vector registers.
+
+Shape letters: L layers, D width, I inputs, O outputs, G KV heads, H query heads of one of them,
+S stream positions, K head width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Floats", "Kept", "Matrices", "Weights", "multiply", "put_all", "step"]
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+LARGEST = np.float32(32767)
+"""Of a 16-bit number; the largest of a key or value becomes it."""
+
+PIECE = 512
+"""Positions whose scores are summed at once, so that they stay in a core's nearest cache."""
+
+
+class Matrices(NamedTuple):
+    """The same matrix of every layer in 8 bits, inputs first."""
+
+    weight_LIO: npt.NDArray[np.int8]
+    scale_LO: Floats
+    bias_LO: Floats
+
+
+class Weights(NamedTuple):
+    """All layers of a trunk."""
+
+    first_norm_LD: Floats
+    qkv: Matrices
+    out: Matrices
+    second_norm_LD: Floats
+    gate_up: Matrices
+    down: Matrices
+    last_norm_D: Floats
+    cos_SK: Floats
+    sin_SK: Floats
+    eps: float
+
+
+class Kept(NamedTuple):
+    """Keys and values of one stream; each has a scale of its own."""
+
+    keys_LGKS: npt.NDArray[np.int16]
+    """Already turned to their positions; positions beside each other, as scores are."""
+
+    key_scales_LGS: Floats
+    values_LGSK: npt.NDArray[np.int16]
+    value_scales_LGS: Floats
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _compiled(function: Function) -> Function:
+    """Have a function compiled when it is first called, and kept where there is a place for it."""
+    for is_kept in (True, False):
+        with contextlib.suppress(RuntimeError):  # no place: a folder that cannot be written
+            compiled = numba.njit(fastmath={"contract"}, cache=is_kept, nogil=True)(function)
+            return cast(Function, compiled)
+    raise AssertionError(function)
+
+
+@_compiled
+def step(token_D: Floats, weights: Weights, kept: Kept, place: int) -> Floats:
+    """Read one token at a position; its keys and values are put where the stream's are kept.
+
+    Args:
+        token_D: embedded; it is not changed.
+        weights: of the trunk.
+        kept: with room for one more.
+        place: the token's position, which is how many are kept.
+
+    Returns:
+        hidden_D after the final norm.
+    """
+    hidden_D = token_D.copy()
+    num_groups, width = kept.values_LGSK.shape[1], kept.values_LGSK.shape[3]
+    num_inputs = weights.out.weight_LIO.shape[1]
+    per_group = num_inputs // width // num_groups
+    keys_at, values_at = num_inputs, num_inputs + num_groups * width
+    y_I = np.empty(num_inputs, np.float32)
+    for layer in range(weights.first_norm_LD.shape[0]):
+        x_D = _normed(hidden_D, weights.first_norm_LD[layer], weights.eps)
+        qkv_O = _of_layer(x_D, weights.qkv, layer)
+        _turn(qkv_O[:values_at], weights.cos_SK[place], weights.sin_SK[place])
+        for group in range(num_groups):
+            key_K = qkv_O[keys_at + group * width : keys_at + (group + 1) * width]
+            value_K = qkv_O[values_at + group * width : values_at + (group + 1) * width]
+            _put(kept, layer, group, place, key_K, value_K)
+            heads = slice(group * per_group * width, (group + 1) * per_group * width)
+            _attend(
+                qkv_O[heads].reshape(per_group, width),
+                kept.keys_LGKS[layer, group],
+                kept.key_scales_LGS[layer, group],
+                kept.values_LGSK[layer, group],
+                kept.value_scales_LGS[layer, group],
+                place + 1,
+                y_I[heads].reshape(per_group, width),
+            )
+        hidden_D += _of_layer(y_I, weights.out, layer)
+        x_D = _normed(hidden_D, weights.second_norm_LD[layer], weights.eps)
+        inner_I = _gated(_of_layer(x_D, weights.gate_up, layer))
+        hidden_D += _of_layer(inner_I, weights.down, layer)
+    return _normed(hidden_D, weights.last_norm_D, weights.eps)
+
+
+@_compiled
+def put_all(kept: Kept, layer: int, keys_GSK: Floats, values_GSK: Floats) -> None:
+    """Keep keys and values of the first positions of a layer."""
+    for group in range(keys_GSK.shape[0]):
+        for place in range(keys_GSK.shape[1]):
+            _put(kept, layer, group, place, keys_GSK[group, place], values_GSK[group, place])
+
+
+@_compiled
+def _put(kept: Kept, layer: int, group: int, place: int, key_K: Floats, value_K: Floats) -> None:
+    """Keep the key and the value of a position."""
+    scale = _largest(key_K) / LARGEST
+    kept.key_scales_LGS[layer, group, place] = scale
+    for i in range(len(key_K)):
+        kept.keys_LGKS[layer, group, i, place] = np.int16(np.rint(key_K[i] / scale))
+    scale = _largest(value_K) / LARGEST
+    kept.value_scales_LGS[layer, group, place] = scale
+    for i in range(len(value_K)):
+        kept.values_LGSK[layer, group, place, i] = np.int16(np.rint(value_K[i] / scale))
+
+
+@_compiled
+def multiply(
+    x_I: Floats, weight_IO: npt.NDArray[np.int8], scale_O: Floats, bias_O: Floats
+) -> Floats:
+    """Return y_O: a row times a matrix whose columns have scales and biases."""
+    y_O = np.zeros(len(scale_O), np.float32)
+    whole = len(x_I) - len(x_I) % 4
+    for i in range(0, whole, 4):
+        x0, x1, x2, x3 = x_I[i], x_I[i + 1], x_I[i + 2], x_I[i + 3]
+        for o in range(len(y_O)):
+            w0, w1 = np.float32(weight_IO[i, o]), np.float32(weight_IO[i + 1, o])
+            w2, w3 = np.float32(weight_IO[i + 2, o]), np.float32(weight_IO[i + 3, o])
+            y_O[o] += w0 * x0 + w1 * x1 + w2 * x2 + w3 * x3
+    for i in range(whole, len(x_I)):
+        for o in range(len(y_O)):
+            y_O[o] += np.float32(weight_IO[i, o]) * x_I[i]
+    for o in range(len(y_O)):
+        y_O[o] = y_O[o] * scale_O[o] + bias_O[o]
+    return y_O
+
+
+@_compiled
+def _of_layer(x_I: Floats, matrices: Matrices, layer: int) -> Floats:
+    return multiply(
+        x_I, matrices.weight_LIO[layer], matrices.scale_LO[layer], matrices.bias_LO[layer]
+    )
+
+
+@_compiled
+def _normed(x_D: Floats, norm_D: Floats, eps: float) -> Floats:
+    """Return a row of root mean square one, times the norm's weights."""
+    total = 0.0
+    for i in range(len(x_D)):
+        total += x_D[i] * x_D[i]
+    scale = np.float32(1.0 / np.sqrt(total / len(x_D) + eps))
+    return x_D * scale * norm_D
+
+
+@_compiled
+def _gated(gate_up_O: Floats) -> Floats:
+    """Return silu(gate) * up; the gates come first."""
+    num = len(gate_up_O) // 2
+    y_I = np.empty(num, np.float32)
+    for i in range(num):
+        gate = gate_up_O[i]
+        y_I[i] = gate / (np.float32(1) + _exp(-gate)) * gate_up_O[num + i]
+    return y_I
+
+
+@_compiled
+def _turn(x_O: Floats, cos_K: Floats, sin_K: Floats) -> None:
+    """Turn heads to a position in place, as `khala.nn.rope.rotate` does."""
+    half = len(cos_K) // 2
+    for start in range(0, len(x_O), 2 * half):
+        for i in range(half):
+            low, high = x_O[start + i], x_O[start + half + i]
+            x_O[start + i] = low * cos_K[i] + high * sin_K[i]
+            x_O[start + half + i] = high * cos_K[half + i] + low * sin_K[half + i]
+
+
+@_compiled
+def _attend(
+    q_HK: Floats,
+    keys_KS: npt.NDArray[np.int16],
+    key_scale_S: Floats,
+    values_SK: npt.NDArray[np.int16],
+    value_scale_S: Floats,
+    num: int,
+    y_HK: Floats,
+) -> None:
+    """Write what the heads of a group see of the first ``num`` positions.
+
+    Two heads at a time share what is read and widened; the last one of an odd number is read twice.
+    """
+    num_heads, width = q_HK.shape
+    scale = np.float32(1.0 / np.sqrt(width))
+    shares_2S = np.empty((2, num), np.float32)
+    spare_K = np.empty(width, np.float32)
+    for head in range(0, num_heads, 2):
+        other = min(head + 1, num_heads - 1)
+        a_K, b_K = q_HK[head] * scale, q_HK[other] * scale
+        for start in range(0, num, PIECE):
+            piece = slice(start, min(start + PIECE, num))
+            _score(a_K, b_K, keys_KS, start, shares_2S[0, piece], shares_2S[1, piece])
+        for row in range(2):
+            _soften(shares_2S[row], key_scale_S, value_scale_S)
+        other_K = spare_K if other == head else y_HK[other]
+        _gather(shares_2S[0], shares_2S[1], values_SK, y_HK[head], other_K)
+
+
+@_compiled
+def _score(
+    a_K: Floats, b_K: Floats, keys_KS: npt.NDArray[np.int16], start: int, a_S: Floats, b_S: Floats
+) -> None:
+    """Write the products of two queries with keys from ``start`` on, without the keys' scales."""
+    stop = start + len(a_S)
+    a_S[:] = 0
+    b_S[:] = 0
+    whole = len(a_K) - len(a_K) % 4
+    for i in range(0, whole, 4):
+        a0, a1, a2, a3 = a_K[i], a_K[i + 1], a_K[i + 2], a_K[i + 3]
+        b0, b1, b2, b3 = b_K[i], b_K[i + 1], b_K[i + 2], b_K[i + 3]
+        # each a row of its own: a table cut out of a table has no neighbours in memory
+        k0_S, k1_S = keys_KS[i, start:stop], keys_KS[i + 1, start:stop]
+        k2_S, k3_S = keys_KS[i + 2, start:stop], keys_KS[i + 3, start:stop]
+        for s in range(len(a_S)):
+            k0, k1, k2, k3 = (
+                np.float32(k0_S[s]),
+                np.float32(k1_S[s]),
+                np.float32(k2_S[s]),
+                np.float32(k3_S[s]),
+            )
+            a_S[s] += k0 * a0 + k1 * a1 + k2 * a2 + k3 * a3
+            b_S[s] += k0 * b0 + k1 * b1 + k2 * b2 + k3 * b3
+    for i in range(whole, len(a_K)):
+        for s in range(len(a_S)):
+            a_S[s] += np.float32(keys_KS[i, start + s]) * a_K[i]
+            b_S[s] += np.float32(keys_KS[i, start + s]) * b_K[i]
+
+
+@_compiled
+def _soften(score_S: Floats, key_scale_S: Floats, value_scale_S: Floats) -> None:
+    """Turn scores into each position's share, times its value's scale, in place."""
+    num = len(score_S)
+    for s in range(num):
+        score_S[s] *= key_scale_S[s]
+    most = _largest_signed(score_S)
+    for s in range(num):
+        score_S[s] = _exp(score_S[s] - most)
+    t0 = t1 = t2 = t3 = np.float32(0)
+    whole = num - num % 4
+    for s in range(0, whole, 4):
+        t0 += score_S[s]
+        t1 += score_S[s + 1]
+        t2 += score_S[s + 2]
+        t3 += score_S[s + 3]
+    for s in range(whole, num):
+        t0 += score_S[s]
+    share = np.float32(1) / ((t0 + t1) + (t2 + t3))
+    for s in range(num):
+        score_S[s] *= value_scale_S[s] * share
+
+
+@_compiled
+def _gather(
+    a_S: Floats, b_S: Floats, values_SK: npt.NDArray[np.int16], a_K: Floats, b_K: Floats
+) -> None:
+    """Write the sums of values for two heads' shares."""
+    a_K[:] = 0
+    b_K[:] = 0
+    whole = len(a_S) - len(a_S) % 4
+    for s in range(0, whole, 4):
+        a0, a1, a2, a3 = a_S[s], a_S[s + 1], a_S[s + 2], a_S[s + 3]
+        b0, b1, b2, b3 = b_S[s], b_S[s + 1], b_S[s + 2], b_S[s + 3]
+        for i in range(len(a_K)):
+            v0, v1 = np.float32(values_SK[s, i]), np.float32(values_SK[s + 1, i])
+            v2, v3 = np.float32(values_SK[s + 2, i]), np.float32(values_SK[s + 3, i])
+            a_K[i] += v0 * a0 + v1 * a1 + v2 * a2 + v3 * a3
+            b_K[i] += v0 * b0 + v1 * b1 + v2 * b2 + v3 * b3
+    for s in range(whole, len(a_S)):
+        for i in range(len(a_K)):
+            a_K[i] += np.float32(values_SK[s, i]) * a_S[s]
+            b_K[i] += np.float32(values_SK[s, i]) * b_S[s]
+
+
+@_compiled
+def _largest(x_K: Floats) -> np.float32:
+    """Return the largest magnitude, and a little where all are zero."""
+    most = np.float32(1e-30)
+    for i in range(len(x_K)):
+        most = max(most, abs(x_K[i]))
+    return most
+
+
+@_compiled
+def _largest_signed(x_S: Floats) -> np.float32:
+    """Return the largest number; four at a time, as each comparison waits for the one before."""
+    m0 = m1 = m2 = m3 = x_S[0]
+    whole = len(x_S) - len(x_S) % 4
+    for s in range(0, whole, 4):
+        m0, m1 = max(m0, x_S[s]), max(m1, x_S[s + 1])
+        m2, m3 = max(m2, x_S[s + 2]), max(m3, x_S[s + 3])
+    for s in range(whole, len(x_S)):
+        m0 = max(m0, x_S[s])
+    return max(max(m0, m1), max(m2, m3))
+
+
+@_compiled
+def _exp(x: np.float32) -> np.float32:
+    """Return e**x to 1e-7, seven times faster than the library's: it fits vector registers.
+
+    The whole part of x / ln 2 becomes the exponent, a polynomial gives the rest (coefficients of
+    Cephes' expf). Below -87 it is 0 to float32; not meant for x above 88.
+    """
+    x = max(x, np.float32(-87.0))
+    rounder = np.float32(12582912.0)  # 1.5 * 2**23: what is added to it loses its fraction
+    whole = np.float32(x * np.float32(1.4426950408889634) + rounder) - rounder
+    rest = (x - whole * np.float32(0.693359375)) + whole * np.float32(2.12194440e-4)
+    y = np.float32(1.9875691500e-4)
+    y = y * rest + np.float32(1.3981999507e-3)
+    y = y * rest + np.float32(8.3334519073e-3)
+    y = y * rest + np.float32(4.1665795894e-2)
+    y = y * rest + np.float32(1.6666665459e-1)
+    y = y * rest + np.float32(5.0000001201e-1)
+    y = y * rest * rest + rest + np.float32(1.0)
+    return y * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
