@@ -67,7 +67,7 @@ def test_songs_are_those_of_the_plain_way(
             guidance_scale=guidance,
         )  # fmt: skip
         writing = Writing(backbone, PROMPT, settings, bare_S=BARE)
-        writer = Writer(backbone, has_int8_steps=has_int8_steps)
+        writer = Writer(backbone, steps_of(backbone, has_int8_steps=has_int8_steps))
         writer.begin(writing)
         while not writing.is_done:
             writer.write_frame([writing])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from khala.backbone import Backbone, BackboneConfig
+from khala.backbone.steps import steps_of
 from khala.backbone.writing import Writer, Writing, WritingSettings
 from khala.errors import RequestError
 from khala.nn import TrunkConfig
@@ -46,7 +47,7 @@ def song(
 
 def write(model: Backbone, *songs: Writing) -> None:
     """Write songs beside each other to their ends."""
-    writer = Writer(model)
+    writer = Writer(model, steps_of(model, has_int8_steps=False))
     for one in songs:
         writer.begin(one)
     while not all(one.is_done for one in songs):
@@ -80,7 +81,7 @@ def test_a_song_is_the_same_alone_and_beside_others(backbone: Backbone) -> None:
 def test_a_song_may_come_and_go_while_others_are_written(backbone: Backbone) -> None:
     """A server admits songs when they come, and a listener who leaves frees the place."""
     first, late, left = song(backbone, 1, num_frames_min=40), song(backbone, 2), song(backbone, 6)
-    writer = Writer(backbone)
+    writer = Writer(backbone, steps_of(backbone, has_int8_steps=False))
     writer.begin(first)
     writer.begin(left)
     for _ in range(5):
@@ -104,7 +105,7 @@ def test_a_prompt_is_read_once_for_all_variants(backbone: Backbone, scale: float
     assert second.has_prompts_of(first)
     assert not second.has_prompts_of(song(backbone, 1, prompt=PROMPT[:4], guidance_scale=scale))
     assert not song(backbone, 1, guidance_scale=3.0 - scale).has_prompts_of(first)
-    writer = Writer(backbone)
+    writer = Writer(backbone, steps_of(backbone, has_int8_steps=False))
     writer.begin(first)
     writer.write_frame([first])
     backbone.hidden = None  # type: ignore[assignment, method-assign]
@@ -121,7 +122,7 @@ def test_a_prompt_is_read_once_for_all_variants(backbone: Backbone, scale: float
 def test_what_breaks_one_song_breaks_no_other(backbone: Backbone) -> None:
     """One broken number must cost one song its rest, and nobody else anything."""
     broken, well = song(backbone, 1, num_frames_min=40), song(backbone, 2, num_frames_min=40)
-    writer = Writer(backbone)
+    writer = Writer(backbone, steps_of(backbone, has_int8_steps=False))
     for one in (broken, well):
         writer.begin(one)
     for frame in range(40):

@@ -89,10 +89,13 @@ def test_the_benchmark_in_short(tiny_model: Path, tmp_path: Path) -> None:
     result = run_bench(settings, out=tmp_path, arguments={"model": tiny_model})
     kept = json.loads((tmp_path / "bench.json").read_text())
     assert kept["command"] == "khala bench --model tiny"
-    assert set(kept["decode"]["arms"]) > {"reference", "ours"}
+    assert set(kept["decode"]["arms"]) > {"reference", "ours, plain", "ours, int8 compiled"}
     assert kept["superres"]["floor_s"] > 0
     assert len(kept["tables"]) == 6
     assert kept["song"][0]["first sound"] < kept["song"][0]["whole"]
+    for one in kept["lengths"]:
+        assert one["whole"] == pytest.approx(one["backbone"] + one["superres"] + one["codec"])
+        assert 0.1 < one["superres"] / one["superres expected"] < 10
     assert result["peak_memory_gb"] > 0.1
     assert (tmp_path / "bench.png").is_file()
     assert (tmp_path / "bench.html").is_file()
@@ -106,6 +109,7 @@ def test_the_benchmark_in_short(tiny_model: Path, tmp_path: Path) -> None:
         (["--runs", "0"], "above 0"),
         (["--model", "small", "--stages", "song"], "random weights"),
         (["--lengths=-3"], "above 0"),
+        (["--model", "small", "--stages", "decode", "--batches", "2"], "no tokenizer"),
     ],
 )
 def test_mistakes(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

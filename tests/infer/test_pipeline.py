@@ -129,7 +129,7 @@ def test_loud_songs_are_turned_down_and_said(model: Khala, song: Song) -> None:
     """No song clips, and nobody wonders why one is quieter than another."""
 
     class Loud(torch.nn.Module):
-        halo_frames, piece_frames = 1, 512
+        halo_frames, decode_frames = 1, 512
         config = model.codec.config
 
         def __init__(self) -> None:
@@ -150,7 +150,7 @@ def test_loud_songs_are_turned_down_and_said(model: Khala, song: Song) -> None:
 def test_pieces_equal_the_whole(model: Khala, song: Song, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long song has no seams where it was decoded in pieces."""
     whole = model.decode(song)
-    monkeypatch.setattr(Codec, "piece_frames", 16)
+    monkeypatch.setattr(Codec, "decode_frames", 16)
     assert np.abs(model.decode(song) - whole).max() < 1e-4
 
 

@@ -17,7 +17,7 @@ from khala.nn.cache import KVCache
 from khala.nn.inference import InferenceTrunk, block_linear
 from khala.tokens import COARSE_LEVELS
 
-__all__ = ["Steps", "has_compiled_steps", "steps_of"]
+__all__ = ["LibrarySteps", "Steps", "has_compiled_steps", "steps_of"]
 
 
 class Steps(Protocol):
@@ -49,13 +49,14 @@ def steps_of(backbone: Backbone, *, has_int8_steps: bool) -> Steps:
     """
     if has_int8_steps and has_compiled_steps(backbone):
         return compiled.CompiledSteps(backbone, _level_heads(backbone))
-    return _LibrarySteps(backbone, has_int8_steps)
+    return LibrarySteps(backbone, has_int8_steps=has_int8_steps)
 
 
-class _LibrarySteps:
+class LibrarySteps:
     """The plain way, on any device and with any numbers."""
 
-    def __init__(self, backbone: Backbone, has_int8_steps: bool) -> None:
+    def __init__(self, backbone: Backbone, *, has_int8_steps: bool = False) -> None:
+        """Lay a backbone out; see `steps_of`."""
         self._backbone = backbone
         self._trunk = InferenceTrunk(backbone, has_int8_steps=has_int8_steps)
         self._heads = _level_heads(backbone)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from khala.backbone.model import Backbone, check_ids
-from khala.backbone.steps import steps_of
+from khala.backbone.steps import Steps
 from khala.errors import RequestError, StageError, TokenError
 from khala.nn.sampling import gumbel, largest_mask
 from khala.tokens import COARSE_LEVELS
@@ -160,9 +160,9 @@ class Writer:
     A song is the same whatever songs are beside it: bit for bit on a CPU.
     """
 
-    def __init__(self, backbone: Backbone, *, has_int8_steps: bool = False) -> None:
-        self._backbone = backbone
-        self._steps = steps_of(backbone, has_int8_steps=has_int8_steps)
+    def __init__(self, backbone: Backbone, steps: Steps) -> None:
+        """Take a backbone and how it reads single tokens, from `khala.backbone.steps.steps_of`."""
+        self._backbone, self._steps = backbone, steps
 
     @torch.inference_mode()
     def begin(self, song: Writing, *, donor: Writing | None = None) -> None:

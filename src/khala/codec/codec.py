@@ -26,6 +26,10 @@ __all__ = ["Codec"]
 PIECE_FRAMES = 512
 """Most frames coded at once (24 s at the published rate): bounds memory for any length."""
 
+DECODE_FRAMES = 128
+"""The same for decoding without convolutions on a CPU: six seconds stay in a core's cache, and that
+is a fifth faster than 24 although each piece decodes its neighbours' edges again."""
+
 PIECE_BYTES = 256 << 20
 """Most bytes of the widest numbers of a piece: a large codec takes shorter ones."""
 
@@ -120,12 +124,18 @@ class Codec(nn.Module):
 
     @property
     def piece_frames(self) -> int:
-        """Frames coded at once where nobody says how many."""
+        """Frames encoded at once where nobody says how many."""
         if self.config.conv is None:
             return PIECE_FRAMES
         widest = max(self.config.conv.encoder_filters or 0, self.config.conv.decoder_filters)
         fit = PIECE_BYTES // (4 * widest * self.config.hop)
         return min(PIECE_FRAMES, 1 << max(fit, 16).bit_length() - 1)
+
+    @property
+    def decode_frames(self) -> int:
+        """Frames decoded at once where nobody says how many."""
+        is_small = self.config.conv is None and next(self.parameters()).device.type == "cpu"
+        return DECODE_FRAMES if is_small else self.piece_frames
 
     def latents(self, wave_BCN: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return latents_BTD, and the guide's output [B, T, G] if there is one.
@@ -168,7 +178,7 @@ class Codec(nn.Module):
         if self.config.conv is None:
             wave_BCN = wave_BCN[..., : num_frames * hop]
         parts = []
-        for start, stop, low, high in self._chunks(num_frames, chunk_frames):
+        for start, stop, low, high in self._chunks(num_frames, chunk_frames, self.piece_frames):
             # The published encoder still hears an incomplete last frame, though it gives no code.
             end = high * hop if high < num_frames else None
             latents, keys = self.latents(wave_BCN[..., low * hop : end])
@@ -179,23 +189,30 @@ class Codec(nn.Module):
 
     @torch.inference_mode()
     def decode(self, codes_BQT: Tensor, *, chunk_frames: int | None = 0) -> Tensor:
-        """Return wave_BCN, N = T * hop, from any prefix of the levels; see ``encode``.
+        """Return wave_BCN, N = T * hop, from any prefix of the levels.
+
+        Args:
+            codes_BQT: the coarsest levels.
+            chunk_frames: frames decoded at once; 0: ``decode_frames``; ``None``: all of them.
 
         Raises:
             TokenError: no level, too many levels, or a code outside its codebook.
         """
         latents = self.quantizer.decode(codes_BQT)
         hop, parts = self.config.hop, []
-        for start, stop, low, high in self._chunks(latents.shape[1], chunk_frames):
+        chunks = self._chunks(latents.shape[1], chunk_frames, self.decode_frames)
+        for start, stop, low, high in chunks:
             wave = self.synthesise(latents[:, low:high])
             parts.append(wave[..., (start - low) * hop : (stop - low) * hop])
         if not parts:
             return latents.new_zeros(codes_BQT.shape[0], self.config.channels, 0)
         return torch.cat(parts, dim=-1)
 
-    def _chunks(self, num_frames: int, chunk: int | None) -> list[tuple[int, int, int, int]]:
+    def _chunks(
+        self, num_frames: int, chunk: int | None, usual: int
+    ) -> list[tuple[int, int, int, int]]:
         """Return (start, stop, low, high): frames to keep, and frames to look at for them."""
-        chunk = max(num_frames, 1) if chunk is None else chunk or self.piece_frames
+        chunk = max(num_frames, 1) if chunk is None else chunk or usual
         halo = self.halo_frames
         return [
             (

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from khala.backbone.steps import steps_of
 from khala.backbone.writing import Writer, Writing, WritingSettings
 from khala.errors import Cancelled, KhalaError, StageError
 from khala.infer.events import OnEvent, ShouldStop, StageClock
@@ -243,9 +244,9 @@ class Engine:
     def _begin(self, writing: Writing, donor: Writing | None) -> None:
         self._use("backbone")
         if self._writer is None:
-            self._writer = Writer(
-                self.model.backbone, has_int8_steps=self.model.models.plan.has_int8_steps
-            )
+            backbone, plan = self.model.backbone, self.model.models.plan
+            steps = steps_of(backbone, has_int8_steps=plan.has_int8_steps)
+            self._writer = Writer(backbone, steps)
         self._writer.begin(writing, donor=donor)
 
     def _use(self, part: str | None) -> None:

@@ -103,7 +103,7 @@ class ModelSize:
             numbers=numbers,
             stored=stored,
             largest=largest,
-            piece_frames=codec.piece_frames + 2 * codec.halo_frames,
+            piece_frames=codec.decode_frames + 2 * codec.halo_frames,
         )
 
     def weights_are(self, dtype: str) -> str:

@@ -77,11 +77,11 @@ def decode_song(
         return _as_published(codec, codes_1QT, published, clock, should_stop)
     parts = []
     # The codec's own pieces, so that a song decoded here equals the codec's decode bit for bit.
-    for start in range(0, song.num_frames, codec.piece_frames):
+    for start in range(0, song.num_frames, codec.decode_frames):
         if should_stop is not None and should_stop():
             raise Cancelled("stopped while the sound was decoded")
         parts.append(_piece(codec, codes_1QT, start))
-        clock.report(min(start + codec.piece_frames, song.num_frames))
+        clock.report(min(start + codec.decode_frames, song.num_frames))
     return _with_headroom(np.concatenate(parts, axis=1), on_event)
 
 
@@ -116,7 +116,7 @@ def _as_published(
 
 def _piece(codec: Codec, codes_1QT: torch.Tensor, start: int) -> Wave:
     """Decode one piece with real context on both sides, and cut the context off."""
-    stop = min(start + codec.piece_frames, codes_1QT.shape[2])
+    stop = min(start + codec.decode_frames, codes_1QT.shape[2])
     low = max(0, start - codec.halo_frames)
     high = min(stop + codec.halo_frames, codes_1QT.shape[2])
     device = next(codec.parameters()).device

@@ -9,10 +9,7 @@ positions, K head width, D width, I inputs, O outputs.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -23,6 +20,7 @@ from torch import Tensor, nn
 from khala.errors import TokenError
 from khala.nn.cache import KVCache
 from khala.nn.config import TrunkConfig
+from khala.nn.cores import has_compiler, on_cores
 from khala.nn.inference import in_8_bits
 from khala.nn.lora import weight_rows
 from khala.nn.trunk import Layer, Trunk
@@ -30,16 +28,10 @@ from khala.nn.trunk import Layer, Trunk
 if TYPE_CHECKING:
     from khala.nn.kernels import Kept, Matrices
 
-__all__ = ["CompiledSteps", "NarrowCache", "has_compiler", "narrow_cache_bytes", "suits"]
+__all__ = ["CompiledSteps", "NarrowCache", "narrow_cache_bytes", "suits"]
 
 SMALL_LAYER_BYTES = 3 << 20
 """Of a layer's weights in 8 bits: up to here one core a stream is faster than a library's calls."""
-
-
-@functools.cache
-def has_compiler() -> bool:
-    """Whether numba is installed; it is not imported before it is needed."""
-    return importlib.util.find_spec("numba") is not None
 
 
 def suits(config: TrunkConfig, device: str) -> bool:
@@ -160,7 +152,7 @@ class CompiledSteps:
         def read(row: int) -> npt.NDArray[np.float32]:
             return kernels.step(tokens_RD[row], self._weights, *streams[row])
 
-        rows = _on_cores(read, len(streams))
+        rows = on_cores(read, len(streams))
         for cache in caches:
             cache.lengths = [length + 1 for length in cache.lengths]
         return torch.from_numpy(np.stack(rows))
@@ -171,27 +163,6 @@ class CompiledSteps:
 
         rows = [kernels.multiply(row_D, *self._heads[head]) for row_D in hidden_RD.numpy()]
         return torch.from_numpy(np.stack(rows))
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="khala-stream")
-
-
-def _on_cores(
-    read: Callable[[int], npt.NDArray[np.float32]], num_rows: int
-) -> list[npt.NDArray[np.float32]]:
-    """Return what is read of every row, on as many cores as torch may use."""
-    num_cores = min(torch.get_num_threads(), num_rows)
-    if num_cores == 1:
-        return [read(row) for row in range(num_rows)]
-
-    def read_some(first: int) -> list[npt.NDArray[np.float32]]:
-        return [read(row) for row in range(first, num_rows, num_cores)]
-
-    others = [_pool().submit(read_some, first) for first in range(1, num_cores)]
-    shares = [read_some(0), *(other.result() for other in others)]
-    return [shares[row % num_cores][row // num_cores] for row in range(num_rows)]
 
 
 def _stacked(vectors: Sequence[Tensor]) -> npt.NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """A token's way through a trunk in machine code: matrices in 8 bits, keys and values in 16.
 
-Importing this needs numba, which compiles `step` and `multiply` when they are first called and
-keeps them on disk. One call is one stream on one core; every sum is taken in one fixed order.
+Importing this needs numba; see `khala.nn.jit`. One call is one stream on one core, and every sum
+is taken in one fixed order.
 Wherever numbers are multiplied, four rows of a matrix are added at a time to all outputs, so that
 neighbouring outputs stay beside each other in vector registers.
 
@@ -11,13 +11,12 @@ S stream positions, K head width.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import NamedTuple, TypeAlias
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from khala.nn.jit import compiled, exp
 
 __all__ = ["Floats", "Kept", "Matrices", "Weights", "multiply", "put_all", "step"]
 
@@ -64,19 +63,7 @@ class Kept(NamedTuple):
     value_scales_LGS: Floats
 
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def _compiled(function: Function) -> Function:
-    """Have a function compiled when it is first called, and kept where there is a place for it."""
-    for is_kept in (True, False):
-        with contextlib.suppress(RuntimeError):  # no place: a folder that cannot be written
-            compiled = numba.njit(fastmath={"contract"}, cache=is_kept, nogil=True)(function)
-            return cast(Function, compiled)
-    raise AssertionError(function)
-
-
-@_compiled
+@compiled
 def step(token_D: Floats, weights: Weights, kept: Kept, place: int) -> Floats:
     """Read one token at a position; its keys and values are put where the stream's are kept.
 
@@ -120,7 +107,7 @@ def step(token_D: Floats, weights: Weights, kept: Kept, place: int) -> Floats:
     return _normed(hidden_D, weights.last_norm_D, weights.eps)
 
 
-@_compiled
+@compiled
 def put_all(kept: Kept, layer: int, keys_GSK: Floats, values_GSK: Floats) -> None:
     """Keep keys and values of the first positions of a layer."""
     for group in range(keys_GSK.shape[0]):
@@ -128,7 +115,7 @@ def put_all(kept: Kept, layer: int, keys_GSK: Floats, values_GSK: Floats) -> Non
             _put(kept, layer, group, place, keys_GSK[group, place], values_GSK[group, place])
 
 
-@_compiled
+@compiled
 def _put(kept: Kept, layer: int, group: int, place: int, key_K: Floats, value_K: Floats) -> None:
     """Keep the key and the value of a position."""
     scale = _largest(key_K) / LARGEST
@@ -141,7 +128,7 @@ def _put(kept: Kept, layer: int, group: int, place: int, key_K: Floats, value_K:
         kept.values_LGSK[layer, group, place, i] = np.int16(np.rint(value_K[i] / scale))
 
 
-@_compiled
+@compiled
 def multiply(
     x_I: Floats, weight_IO: npt.NDArray[np.int8], scale_O: Floats, bias_O: Floats
 ) -> Floats:
@@ -162,14 +149,14 @@ def multiply(
     return y_O
 
 
-@_compiled
+@compiled
 def _of_layer(x_I: Floats, matrices: Matrices, layer: int) -> Floats:
     return multiply(
         x_I, matrices.weight_LIO[layer], matrices.scale_LO[layer], matrices.bias_LO[layer]
     )
 
 
-@_compiled
+@compiled
 def _normed(x_D: Floats, norm_D: Floats, eps: float) -> Floats:
     """Return a row of root mean square one, times the norm's weights."""
     total = 0.0
@@ -179,18 +166,18 @@ def _normed(x_D: Floats, norm_D: Floats, eps: float) -> Floats:
     return x_D * scale * norm_D
 
 
-@_compiled
+@compiled
 def _gated(gate_up_O: Floats) -> Floats:
     """Return silu(gate) * up; the gates come first."""
     num = len(gate_up_O) // 2
     y_I = np.empty(num, np.float32)
     for i in range(num):
         gate = gate_up_O[i]
-        y_I[i] = gate / (np.float32(1) + _exp(-gate)) * gate_up_O[num + i]
+        y_I[i] = gate / (np.float32(1) + exp(-gate)) * gate_up_O[num + i]
     return y_I
 
 
-@_compiled
+@compiled
 def _turn(x_O: Floats, cos_K: Floats, sin_K: Floats) -> None:
     """Turn heads to a position in place, as `khala.nn.rope.rotate` does."""
     half = len(cos_K) // 2
@@ -201,7 +188,7 @@ def _turn(x_O: Floats, cos_K: Floats, sin_K: Floats) -> None:
             x_O[start + half + i] = high * cos_K[half + i] + low * sin_K[half + i]
 
 
-@_compiled
+@compiled
 def _attend(
     q_HK: Floats,
     keys_KS: npt.NDArray[np.int16],
@@ -231,7 +218,7 @@ def _attend(
         _gather(shares_2S[0], shares_2S[1], values_SK, y_HK[head], other_K)
 
 
-@_compiled
+@compiled
 def _score(
     a_K: Floats, b_K: Floats, keys_KS: npt.NDArray[np.int16], start: int, a_S: Floats, b_S: Floats
 ) -> None:
@@ -261,7 +248,7 @@ def _score(
             b_S[s] += np.float32(keys_KS[i, start + s]) * b_K[i]
 
 
-@_compiled
+@compiled
 def _soften(score_S: Floats, key_scale_S: Floats, value_scale_S: Floats) -> None:
     """Turn scores into each position's share, times its value's scale, in place."""
     num = len(score_S)
@@ -269,7 +256,7 @@ def _soften(score_S: Floats, key_scale_S: Floats, value_scale_S: Floats) -> None
         score_S[s] *= key_scale_S[s]
     most = _largest_signed(score_S)
     for s in range(num):
-        score_S[s] = _exp(score_S[s] - most)
+        score_S[s] = exp(score_S[s] - most)
     t0 = t1 = t2 = t3 = np.float32(0)
     whole = num - num % 4
     for s in range(0, whole, 4):
@@ -284,7 +271,7 @@ def _soften(score_S: Floats, key_scale_S: Floats, value_scale_S: Floats) -> None
         score_S[s] *= value_scale_S[s] * share
 
 
-@_compiled
+@compiled
 def _gather(
     a_S: Floats, b_S: Floats, values_SK: npt.NDArray[np.int16], a_K: Floats, b_K: Floats
 ) -> None:
@@ -306,7 +293,7 @@ def _gather(
             b_K[i] += np.float32(values_SK[s, i]) * b_S[s]
 
 
-@_compiled
+@compiled
 def _largest(x_K: Floats) -> np.float32:
     """Return the largest magnitude, and a little where all are zero."""
     most = np.float32(1e-30)
@@ -315,7 +302,7 @@ def _largest(x_K: Floats) -> np.float32:
     return most
 
 
-@_compiled
+@compiled
 def _largest_signed(x_S: Floats) -> np.float32:
     """Return the largest number; four at a time, as each comparison waits for the one before."""
     m0 = m1 = m2 = m3 = x_S[0]
@@ -326,24 +313,3 @@ def _largest_signed(x_S: Floats) -> np.float32:
     for s in range(whole, len(x_S)):
         m0 = max(m0, x_S[s])
     return max(max(m0, m1), max(m2, m3))
-
-
-@_compiled
-def _exp(x: np.float32) -> np.float32:
-    """Return e**x to 1e-7, seven times faster than the library's: it fits vector registers.
-
-    The whole part of x / ln 2 becomes the exponent, a polynomial gives the rest (coefficients of
-    Cephes' expf). Below -87 it is 0 to float32; not meant for x above 88.
-    """
-    x = max(x, np.float32(-87.0))
-    rounder = np.float32(12582912.0)  # 1.5 * 2**23: what is added to it loses its fraction
-    whole = np.float32(x * np.float32(1.4426950408889634) + rounder) - rounder
-    rest = (x - whole * np.float32(0.693359375)) + whole * np.float32(2.12194440e-4)
-    y = np.float32(1.9875691500e-4)
-    y = y * rest + np.float32(1.3981999507e-3)
-    y = y * rest + np.float32(8.3334519073e-3)
-    y = y * rest + np.float32(4.1665795894e-2)
-    y = y * rest + np.float32(1.6666665459e-1)
-    y = y * rest + np.float32(5.0000001201e-1)
-    y = y * rest * rest + rest + np.float32(1.0)
-    return y * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from khala.errors import RequestError, StageError
 from khala.machine import precise
+from khala.nn.cores import has_compiler, on_cores
 
 MASK_32 = 0xFFFFFFFF
 MASK_64 = 0xFFFFFFFFFFFFFFFF
@@ -33,6 +34,9 @@ PIECE_ROWS = 128
 
 DENSE = 8
 """From one candidate kept in so many on, draws are made for all of them: cheaper than sorting."""
+
+LEAST_COMPILED = 1e-3
+"""Temperature from which on scores divided by it stay numbers in float32."""
 
 
 def uniform(
@@ -84,21 +88,13 @@ def sample_top_k(
     if keep_ties and num_kept > 1:
         last_T1 = logits_TV.topk(num_kept, dim=1).values[:, -1:]
         num_kept = max(num_kept, int((logits_TV >= last_T1).sum(dim=1).max()))
-    elif num_kept * DENSE > logits_TV.shape[1]:
+    elif 1 < num_kept > logits_TV.shape[1] // DENSE:
         _check_finite(logits_TV.amax(dim=1), stage, level)
-        num_rows = PIECE_ROWS if logits_TV.device.type == "cpu" else len(logits_TV)
-        pieces = [
-            most_likely(
-                rows_TV,
-                kept_mask(rows_TV, num_kept),
-                gumbel(seed, stage, level, each_T, logits_TV.shape[1]),
-                temperature,
-            )
-            for rows_TV, each_T in zip(
-                torch.split(logits_TV, num_rows), torch.split(frames_T, num_rows), strict=True
-            )
-        ]
-        return torch.cat(pieces)
+        key = _key(seed, stage, level)
+        if logits_TV.device.type == "cpu":
+            return _sample_on_cores(logits_TV, num_kept, key, frames_T, temperature)
+        noise_TV = gumbel(seed, stage, level, frames_T, logits_TV.shape[1])
+        return most_likely(logits_TV, kept_mask(logits_TV, num_kept), noise_TV, temperature)
     kept_TK = top_candidates(logits_TV, num_kept)
     kept_logits_TK = precise(logits_TV.gather(1, kept_TK))
     device = kept_logits_TK.device
@@ -116,12 +112,42 @@ def sample_top_k(
     return chosen_T.to(logits_TV.device)
 
 
+def _sample_on_cores(
+    logits_TV: Tensor, k: int, key: tuple[int, int], frames_T: Tensor, temperature: float
+) -> Tensor:
+    """Sample a candidate per row from its ``k`` largest, piece by piece."""
+    rows = torch.split(logits_TV.float(), PIECE_ROWS)
+    frames = torch.split(frames_T.cpu(), PIECE_ROWS)
+    is_compiled = has_compiler() and temperature >= LEAST_COMPILED
+
+    def sample(piece: int) -> Tensor:
+        """Return candidates_T of a piece."""
+        is_kept_TV = kept_mask(rows[piece], k)
+        if not is_compiled:
+            candidates = torch.arange(logits_TV.shape[1])
+            noise_TV = _as_gumbel(_uniform_at(key, frames[piece], candidates[None, :]))
+            return most_likely(rows[piece], is_kept_TV, noise_TV, temperature)
+        from khala.nn import draws
+
+        words = np.uint32(key[0]), np.uint32(key[1])
+        chosen_T = draws.most_likely(
+            rows[piece].numpy(), is_kept_TV.numpy(), words, frames[piece].numpy(), temperature
+        )
+        return torch.from_numpy(chosen_T)
+
+    pieces = range(len(rows))
+    return torch.cat(on_cores(sample, len(rows)) if is_compiled else [*map(sample, pieces)])
+
+
 def gumbel(
     seed: int, stage: str, level: int, frames_T: Tensor | int, num_candidates: int
 ) -> Tensor:
     """Return the draws of `uniform` as Gumbel noise_TV, float64, -log(-log(u))."""
-    noise_TV = uniform(seed, stage, level, frames_T, num_candidates)
-    return noise_TV.log_().neg_().log_().neg_()
+    return _as_gumbel(uniform(seed, stage, level, frames_T, num_candidates))
+
+
+def _as_gumbel(u_TV: Tensor) -> Tensor:
+    return u_TV.log_().neg_().log_().neg_()
 
 
 def most_likely(

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-import resource
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from khala.errors import ConfigError
 from khala.evals import plots, report
+from khala.evals.speed import songs as songs_room
 from khala.evals.speed.ceilings import Ceilings, energy_joules, measure_ceilings
 from khala.evals.speed.sizes import SIZES, Timed, load_timed
+from khala.evals.speed.songs import (
+    NUM_PROMPT,
+    peak_memory_gb,
+    songs_of_lengths,
+    variants,
+    whole_song,
+)
 from khala.evals.speed.stages import Timing, codec_arms, decode_arms, in_turns, pass_arms
-from khala.infer import Event, Khala, Preview, PreviewSettings, Progress
+from khala.infer import Khala
 from khala.nn import TrunkConfig
-from khala.song import Song, SongRequest
 from khala.tokens import COARSE_LEVELS
 
 __all__ = ["BenchSettings", "run_bench"]
 
 STAGES = ("decode", "superres", "codec", "song")
-NUM_PROMPT = 300
-LYRICS = "[Verse]\nI walk alone along the silent river\nand every light is calling out my name"
+
+Lines: TypeAlias = dict[str, Sequence[tuple[float, float]]]
+"""What is drawn: seconds of song and seconds to make them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +50,7 @@ class BenchSettings:
     """Of each arm, after one that does not count."""
 
     lengths_s: tuple[float, ...] = ()
-    """Durations of songs that are made one by one, for the cost of a song against its length."""
+    """Of songs that are made one by one, for the cost of a song against its length."""
 
     batches: tuple[int, ...] = ()
     """Numbers of songs that are made beside each other."""
@@ -60,10 +65,10 @@ class BenchSettings:
             raise ConfigError("runs, duration and threads are above 0")
         if any(value <= 0 for value in (*self.lengths_s, *self.batches)):
             raise ConfigError("lengths and batches are above 0")
-        if self.model in SIZES and {"song"} & set(self.stages):
+        if self.model in SIZES and ("song" in self.stages or self.batches):
             raise ConfigError(
-                f"{self.model} has random weights and no tokenizer: only stages are timed, "
-                "--stages decode,superres,codec"
+                f"{self.model} has random weights and no tokenizer: no stage song and no batches, "
+                "only --stages decode,superres,codec and --lengths"
             )
 
 
@@ -98,20 +103,20 @@ def run_bench(
         "notes": [],
     }
     before_j = energy_joules()
+    model = Khala.from_pretrained(settings.model) if settings.model not in SIZES else None
     for stage in settings.stages:
         on_message(f"timing: {stage}")
-        if stage == "song":
-            _song(settings, result)
-        else:
+        if stage in _STAGE:
             _STAGE[stage](settings, timed, roof, result)
-    lines: dict[str, Sequence[tuple[float, float]]] = {}
-    model = Khala.from_pretrained(settings.model) if settings.model not in SIZES else None
-    if model is not None and settings.lengths_s:
+        elif model is not None:
+            _song(settings, model, result)
+    lines: Lines = {}
+    if settings.lengths_s:
         on_message("the cost of a song against its length")
-        lines |= _lengths(model, settings, result)
+        lines |= _lengths(settings, timed, result)
     if model is not None and settings.batches:
         on_message("several songs beside each other")
-        lines |= _batches(model, settings, result)
+        lines |= _batches(settings, model, result)
     after_j = energy_joules()
     result["energy_j"] = None if before_j is None or after_j is None else after_j - before_j
     result["peak_memory_gb"] = peak_memory_gb()
@@ -125,12 +130,6 @@ def run_bench(
         out=out,
         draw=None if not lines else lambda path: _draw(path, lines),
     )
-
-
-def peak_memory_gb() -> float:
-    """Return the most memory this process has held; the unit of ru_maxrss is the system's."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def _decode(settings: BenchSettings, timed: Timed, roof: Ceilings, result: dict[str, Any]) -> None:
@@ -191,15 +190,15 @@ def _codec(settings: BenchSettings, timed: Timed, _: Ceilings, result: dict[str,
     )
 
 
-def _song(settings: BenchSettings, result: dict[str, Any]) -> None:
+def _song(settings: BenchSettings, model: Khala, result: dict[str, Any]) -> None:
     """Time whole songs, and how long it takes until something is heard."""
-    model = Khala.from_pretrained(settings.model)
-    _one_song(model, 2.0, levels=8)
-    songs = [_one_song(model, settings.duration_s) for _ in range(settings.runs)]
+    whole_song(model, 2.0, levels=8)
+    songs = [whole_song(model, settings.duration_s) for _ in range(settings.runs)]
     result["song"] = songs
     middle = sorted(songs, key=lambda one: one["whole"])[len(songs) // 2]
     rows: list[list[report.Cell]] = [
-        [name, middle[name], middle["song"] / middle[name]] for name in SHOWN
+        [name, middle[name], middle["song"] / middle[name]]
+        for name in ("first sound", *songs_room.STAGES)
     ]
     columns = ["", "s", "times real time"]
     result["tables"].append(
@@ -207,64 +206,29 @@ def _song(settings: BenchSettings, result: dict[str, Any]) -> None:
     )
 
 
-SHOWN = ("first sound", "backbone", "superres", "codec", "whole")
-
-
-def _one_song(model: Khala, duration_s: float, levels: int | None = None) -> dict[str, float]:
-    """Return seconds by stage, until the first sound and in all, and the length of the song."""
-    seconds: dict[str, float] = {}
-    started_s = time.perf_counter()
-
-    def hear(event: Event) -> None:
-        if isinstance(event, Preview):
-            seconds.setdefault("first sound", time.perf_counter() - started_s)
-        elif isinstance(event, Progress):
-            seconds[event.stage] = event.elapsed_s
-
-    most = model.superres.config.layout.num_levels
-    request = _request(duration_s, levels or most, seed=7)
-    # the first piece alone, so that the times are those of a song nobody previews
-    previews = PreviewSettings(first_s=1.0, every_s=60.0, levels=())
-    song = model.generate(request, on_event=hear, previews=previews)
-    model.decode(song, on_event=hear)
-    return {**seconds, "whole": time.perf_counter() - started_s, "song": song.duration_s}
-
-
-def _request(duration_s: float, levels: int, seed: int) -> SongRequest:
-    return SongRequest(
-        prompt="female vocal, pop, piano", lyrics=LYRICS, duration_s=duration_s, seed=seed,
-        levels=levels,
-    )  # fmt: skip
-
-
-def _lengths(
-    model: Khala, settings: BenchSettings, result: dict[str, Any]
-) -> dict[str, Sequence[tuple[float, float]]]:
+def _lengths(settings: BenchSettings, timed: Timed, result: dict[str, Any]) -> Lines:
     """Make songs of several lengths."""
-    songs = [_one_song(model, seconds) for seconds in settings.lengths_s]
+    songs = songs_of_lengths(timed, settings.lengths_s)
     result["lengths"] = songs
+    shown = ("backbone", "backbone expected", "superres", "superres expected", "codec", "whole")
     rows = [
-        [one["song"], *(one[name] for name in SHOWN[1:]), one["whole"] / one["song"]]
+        [one["song"], *(one[name] for name in shown), one["whole"] / one["song"], one["GB"]]
         for one in songs
     ]
-    columns = ["song, s", *(f"{name}, s" for name in SHOWN[1:]), "seconds a second"]
+    columns = ["song, s", *(f"{name}, s" for name in shown), "seconds a second", "GB at most"]
     result["tables"].append(report.table("The cost of a song against its length", columns, rows))
-    return {f"one song: {name}": [(one["song"], one[name]) for one in songs] for name in SHOWN[1:]}
+    return {
+        f"one song: {name}": [(one["song"], one[name]) for one in songs]
+        for name in songs_room.STAGES
+    }
 
 
-def _batches(
-    model: Khala, settings: BenchSettings, result: dict[str, Any]
-) -> dict[str, Sequence[tuple[float, float]]]:
+def _batches(settings: BenchSettings, model: Khala, result: dict[str, Any]) -> Lines:
     """Make several songs beside each other."""
     rows: list[list[report.Cell]] = []
     points = []
-    most = model.superres.config.layout.num_levels
     for num in settings.batches:
-        requests = [_request(settings.duration_s, most, seed=seed) for seed in range(num)]
-        started_s = time.perf_counter()
-        songs = model.generate_many(requests)
-        seconds = time.perf_counter() - started_s
-        length_s = sum(one.duration_s for one in songs if isinstance(one, Song))
+        seconds, length_s = variants(model, num, settings.duration_s)
         rows.append([num, seconds, length_s / seconds, peak_memory_gb()])
         points.append((length_s, seconds))
     result["batches"] = rows
@@ -322,9 +286,9 @@ def _circumstances(result: Mapping[str, Any], roof: Ceilings) -> str:
     )
 
 
-def _draw(path: Path, lines: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+def _draw(path: Path, lines: Lines) -> None:
     panel = plots.Panel(
-        title="Seconds to make", x_label="seconds of song", series=dict(lines), is_log=False
+        title="Seconds to make", x_label="seconds of song", series=lines, is_log=False
     )
     plots.save_curves(path, [panel], on_message=report.ignore_messages)
 

@@ -14,6 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from khala.backbone import Backbone
+from khala.backbone.steps import LibrarySteps, Steps, has_compiled_steps, steps_of
 from khala.backbone.writing import Writer, Writing, WritingSettings
 from khala.codec.crossfade import decode_crossfaded
 from khala.codec.stream import DecodeStream
@@ -28,7 +30,18 @@ from khala.nn.inference import InferenceTrunk
 from khala.superres.complete import Completion, Sketch
 from khala.tokens import COARSE_LEVELS
 
-__all__ = ["Arm", "Timing", "codec_arms", "decode_arms", "in_turns", "pass_arms"]
+__all__ = [
+    "Arm",
+    "Timing",
+    "codec_arms",
+    "codes_of",
+    "decode_arms",
+    "in_turns",
+    "our_pass",
+    "our_token",
+    "pass_arms",
+    "prompt_of",
+]
 
 Arm = Callable[[], float]
 """Does one piece of work and returns its seconds."""
@@ -83,18 +96,28 @@ def decode_arms(timed: Timed, contexts: tuple[int, ...], *, guided: bool) -> dic
     arms = {
         name: _mean(partial(_reference_token, timed, one), contexts) for name, one in habits.items()
     }
-    writer = Writer(timed.backbone)
-    arms["ours"] = _mean(partial(_our_token, timed, writer, 1.0), contexts)
-    reader = Writer(timed.backbone, has_int8_steps=True)
-    arms["ours, int8"] = _mean(partial(_our_token, timed, reader, 1.0), contexts)
-    if guided:
-        arms["ours, guided"] = _mean(partial(_our_token, timed, writer, 2.0), contexts)
+    for scale in (1.0, 2.0) if guided else (1.0,):
+        for numbers, steps in _our_steps(timed.backbone).items():
+            name = f"ours, {numbers}{', guided' if scale != 1.0 else ''}"
+            writer = Writer(timed.backbone, steps)
+            arms[name] = _mean(partial(our_token, timed, writer, scale), contexts)
     return arms
+
+
+def _our_steps(backbone: Backbone) -> dict[str, Steps]:
+    """Return the ways a backbone can read single tokens here, plainest first."""
+    ways: dict[str, Steps] = {
+        "plain": LibrarySteps(backbone),
+        "int8": LibrarySteps(backbone, has_int8_steps=True),
+    }
+    if has_compiled_steps(backbone):
+        ways["int8 compiled"] = steps_of(backbone, has_int8_steps=True)
+    return ways
 
 
 def pass_arms(timed: Timed, *, num_prompt: int, num_frames: int) -> dict[str, Arm]:
     """Return arms that give the seconds of one pass, as a mean over levels."""
-    codes_QT, prompt_S = _codes(timed, num_frames), _prompt(num_prompt)
+    codes_QT, prompt_S = codes_of(timed, num_frames), prompt_of(num_prompt)
     habits = {
         "reference, padded": PassHabits(),
         "reference": PassHabits(pads=False),
@@ -112,13 +135,13 @@ def pass_arms(timed: Timed, *, num_prompt: int, num_frames: int) -> dict[str, Ar
         arms[name] = _mean(work, levels[::3] if one.pads else levels)
     for name, dtype in (("ours, float32", None), ("ours, mixed", torch.bfloat16)):
         trunk = InferenceTrunk(timed.superres, dtype)
-        arms[name] = _mean(partial(_our_pass, timed, trunk, prompt_S, codes_QT), levels)
+        arms[name] = _mean(partial(our_pass, timed, trunk, prompt_S, codes_QT), levels)
     return arms
 
 
 def codec_arms(timed: Timed, *, num_frames: int) -> dict[str, Arm]:
     """Return arms that give the seconds of a whole song's sound."""
-    codes_1QT = _codes(timed, num_frames)[None]
+    codes_1QT = codes_of(timed, num_frames)[None]
     codec = timed.codec
 
     def streamed() -> None:
@@ -132,8 +155,9 @@ def codec_arms(timed: Timed, *, num_frames: int) -> dict[str, Arm]:
         "reference": lambda: _seconds(
             lambda: decode_crossfaded(codec, codes_1QT, chunk_frames=CHUNK, overlap_frames=OVERLAP)
         ),
+        "ours, all at once": lambda: _seconds(lambda: codec.decode(codes_1QT, chunk_frames=None)),
         "ours": lambda: _seconds(lambda: codec.decode(codes_1QT)),
-        "ours, in pieces of 4 s": lambda: _seconds(streamed),
+        "ours, heard every 4 s": lambda: _seconds(streamed),
     }
 
 
@@ -151,7 +175,7 @@ def _seconds(work: Callable[[], object]) -> float:
 def _reference_token(timed: Timed, habits: DecodeHabits, num_read: int) -> float:
     reference = ReferenceBackbone(timed.backbone, habits)
     num_new = FRAMES * COARSE_LEVELS
-    logits_V = reference.begin(_prompt(num_read), num_new=num_new)
+    logits_V = reference.begin(prompt_of(num_read), num_new=num_new)
     started_s = time.perf_counter()
     for _ in range(num_new):
         token = reference.choose(logits_V, top_k=50, temperature=1.0)
@@ -159,7 +183,8 @@ def _reference_token(timed: Timed, habits: DecodeHabits, num_read: int) -> float
     return (time.perf_counter() - started_s) / num_new
 
 
-def _our_token(timed: Timed, writer: Writer, scale: float, num_read: int) -> float:
+def our_token(timed: Timed, writer: Writer, scale: float, num_read: int) -> float:
+    """Return the seconds of a token after so many others, with this strength of guidance."""
     settings = WritingSettings(
         num_frames_min=FRAMES + 1,
         num_frames_max=FRAMES + 1,  # after the last frame nothing would be read
@@ -168,7 +193,7 @@ def _our_token(timed: Timed, writer: Writer, scale: float, num_read: int) -> flo
         seed=1,
         guidance_scale=scale,
     )
-    prompt_S = _prompt(num_read)
+    prompt_S = prompt_of(num_read)
     song = Writing(timed.backbone, prompt_S, settings, bare_S=prompt_S)
     writer.begin(song)
     started_s = time.perf_counter()
@@ -183,9 +208,10 @@ def _reference_pass(
     return _seconds(lambda: reference.add_level(prompt_S, codes_QT[:level], top_k=10))
 
 
-def _our_pass(
+def our_pass(
     timed: Timed, trunk: InferenceTrunk, prompt_S: Tensor, codes_QT: Tensor, level: int
 ) -> float:
+    """Return the seconds of the pass that writes a level."""
     config = timed.superres.config
     song = Completion(
         timed.superres,
@@ -197,12 +223,13 @@ def _our_pass(
     return _seconds(song.add_level)
 
 
-def _prompt(num: int) -> Tensor:
+def prompt_of(num: int) -> Tensor:
     """Return ids that every size reads as text."""
     return torch.randint(0, 250, (num,), generator=torch.Generator().manual_seed(0))
 
 
-def _codes(timed: Timed, num_frames: int) -> Tensor:
+def codes_of(timed: Timed, num_frames: int) -> Tensor:
+    """Return codes_QT of all levels, at random."""
     config = timed.codec.config.quantizer
     shape = (config.num_levels, num_frames)
     return torch.randint(0, config.codebook_size, shape, generator=torch.Generator().manual_seed(0))
