@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from khala.backbone.blocks import writer_of
 from khala.backbone.model import Backbone
-from khala.backbone.steps import steps_of
-from khala.backbone.writing import Ended, Writer, Writing, WritingSettings
+from khala.backbone.writing import Ended, Writing, WritingSettings
 
 
 @torch.inference_mode()
@@ -69,7 +69,7 @@ def generate_coarse(
         guidance_scale=guidance_scale,
     )
     song = Writing(backbone, prompt_S, settings, bare_S=bare_S)
-    writer = Writer(backbone, steps_of(backbone, has_int8_steps=has_int8_steps))
+    writer = writer_of(backbone, has_int8_steps=has_int8_steps)
     writer.begin(song)
     while not song.is_done:
         if should_stop is not None and should_stop():

@@ -169,8 +169,10 @@ def _paths(terminal: Terminal, model: Khala, device: str) -> dict[str, str]:
     threads = f", {torch.get_num_threads()} threads" if is_cpu else ""
     if plan.has_int8_steps and has_compiled_steps(model.backbone):
         rows = "compiled (numba), one core a stream"
+    elif is_cpu:
+        rows = f"{rows_at_once(plan.stored_as)} rows at once"
     else:
-        rows = f"{rows_at_once(plan.stored_as)} rows at once" if is_cpu else "all rows at once"
+        rows = "blocks of frames, recorded as a graph" if device.startswith("cuda") else "all rows"
     paths = {
         "sketches": f"{'int8' if plan.has_int8_steps else plan.weights}{threads}, {rows}",
         "passes": f"products in {str(products).removeprefix('torch.')}",

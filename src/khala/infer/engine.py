@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from khala.backbone.steps import steps_of
+from khala.backbone.blocks import writer_of
 from khala.backbone.writing import Writer, Writing, WritingSettings
 from khala.errors import Cancelled, KhalaError, StageError
 from khala.infer.events import OnEvent, ShouldStop, StageClock
@@ -244,9 +244,8 @@ class Engine:
     def _begin(self, writing: Writing, donor: Writing | None) -> None:
         self._use("backbone")
         if self._writer is None:
-            backbone, plan = self.model.backbone, self.model.models.plan
-            steps = steps_of(backbone, has_int8_steps=plan.has_int8_steps)
-            self._writer = Writer(backbone, steps)
+            plan = self.model.models.plan
+            self._writer = writer_of(self.model.backbone, has_int8_steps=plan.has_int8_steps)
         self._writer.begin(writing, donor=donor)
 
     def _use(self, part: str | None) -> None:

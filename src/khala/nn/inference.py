@@ -98,6 +98,57 @@ class InferenceTrunk:
             cache.advance(1)
         return hidden_RD
 
+    def step_at(
+        self,
+        hidden_RD: Tensor,
+        caches: Sequence[KVCache],
+        places_R: Tensor,
+        visible: Sequence[int],
+    ) -> Tensor:
+        """Read one token of several streams at positions that only the device knows.
+
+        Every shape depends on the arguments' shapes and ``visible`` alone, so this can be recorded
+        and replayed. The caches' lengths are neither read nor changed.
+
+        Args:
+            hidden_RD: embedded tokens; the rows of all caches, one cache after another.
+            caches: what each stream has read.
+            places_R: int64, each row's position.
+            visible: positions of each cache that attention reads, above its rows' places; those
+                after a row's own are hidden from it.
+
+        Returns:
+            hidden_RD after the final norm.
+        """
+        group = self._config.num_heads // self._config.num_kv_heads
+        rows_of = torch.split(places_R, [len(cache.lengths) for cache in caches])
+        masks = [
+            (torch.arange(num, device=places_R.device) <= places_B[:, None])[:, None, None]
+            for num, places_B in zip(visible, rows_of, strict=True)
+        ]
+
+        def attend(layer: int, q_RHK: Tensor, k_RGK: Tensor, v_RGK: Tensor) -> Tensor:
+            """Put the new position where it belongs, and look at all up to it."""
+            first, ys = 0, []
+            for cache, places_B, mask in zip(caches, rows_of, masks, strict=True):
+                rows = slice(first, first + len(places_B))
+                keys, values = cache.keys[layer], cache.values[layer]
+                at = places_B[:, None, None, None].expand(-1, keys.shape[1], 1, keys.shape[3])
+                keys.scatter_(2, at, k_RGK[rows, :, None])
+                values.scatter_(2, at, v_RGK[rows, :, None])
+                q = q_RHK[rows].reshape(len(places_B), self._config.num_kv_heads, group, -1)
+                num = mask.shape[-1]
+                y = F.scaled_dot_product_attention(
+                    q, keys[:, :, :num], values[:, :, :num], attn_mask=mask
+                )
+                ys.append(y.reshape(len(places_B), -1))
+                first += len(places_B)
+            return ys[0] if len(ys) == 1 else torch.cat(ys)
+
+        tables = (self._trunk.cos_SK, self._trunk.sin_SK)
+        cos_R1K, sin_R1K = (table[places_R, None].to(self._dtype) for table in tables)
+        return self._run(hidden_RD, (cos_R1K, sin_R1K), attend, block_linear)
+
     def whole(self, hidden_SD: Tensor) -> Tensor:
         """Return hidden_SD after the final norm of one stream in which every row sees all."""
         num = hidden_SD.shape[0]

@@ -53,7 +53,7 @@ def uniform(
     """
     frames_T = torch.as_tensor(frames_T).reshape(-1)
     candidates = torch.arange(num_candidates, device=frames_T.device)
-    return _uniform_at(_key(seed, stage, level), frames_T, candidates[None, :])
+    return _uniform_at(draw_key(seed, stage, level), frames_T, candidates[None, :])
 
 
 def sample_top_k(
@@ -90,7 +90,7 @@ def sample_top_k(
         num_kept = max(num_kept, int((logits_TV >= last_T1).sum(dim=1).max()))
     elif 1 < num_kept > logits_TV.shape[1] // DENSE:
         _check_finite(logits_TV.amax(dim=1), stage, level)
-        key = _key(seed, stage, level)
+        key = draw_key(seed, stage, level)
         if logits_TV.device.type == "cpu":
             return _sample_on_cores(logits_TV, num_kept, key, frames_T, temperature)
         noise_TV = gumbel(seed, stage, level, frames_T, logits_TV.shape[1])
@@ -105,7 +105,7 @@ def sample_top_k(
         last_T1 = last_T1.to(device)
         kept_logits_TK = kept_logits_TK.masked_fill(kept_logits_TK < last_T1, -torch.inf)
     kept_TK = kept_TK.to(device)
-    u_TK = _uniform_at(_key(seed, stage, level), frames_T.to(device), kept_TK)
+    u_TK = _uniform_at(draw_key(seed, stage, level), frames_T.to(device), kept_TK)
     scores_TK = kept_logits_TK / temperature - (-u_TK.log()).log()
     # Candidates are in ascending order and argmax gives the first of equals: the lower one.
     chosen_T = kept_TK.gather(1, scores_TK.argmax(dim=1, keepdim=True))[:, 0]
@@ -170,7 +170,7 @@ def kept_mask(logits_TV: Tensor, k: int) -> Tensor:
         return torch.ones_like(logits_TV, dtype=torch.bool)
     if logits_TV.device.type != "cpu":
         last_T1 = logits_TV.topk(k, dim=1).values[:, -1:]
-        return _first_of_equals(logits_TV, last_T1, k)
+        return first_of_equals(logits_TV, last_T1, k)
     return torch.from_numpy(largest_mask(logits_TV.float().numpy(), k))
 
 
@@ -184,11 +184,17 @@ def largest_mask(values_TV: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.b
     is_kept_TV = values_TV >= last_T1
     if np.count_nonzero(is_kept_TV) == k * len(values_TV):
         return is_kept_TV
-    return _first_of_equals(torch.from_numpy(values_TV), torch.from_numpy(last_T1), k).numpy()
+    return first_of_equals(torch.from_numpy(values_TV), torch.from_numpy(last_T1), k).numpy()
 
 
-def _first_of_equals(logits_TV: Tensor, last_T1: Tensor, k: int) -> Tensor:
-    """Return True at ``k`` candidates a row: all above the last one kept, and the first equals."""
+def first_of_equals(logits_TV: Tensor, last_T1: Tensor, k: int | Tensor) -> Tensor:
+    """Return True at ``k`` candidates a row: all above the last one kept, and the first equals.
+
+    Args:
+        logits_TV: scores.
+        last_T1: the smallest one kept of each row.
+        k: of all rows, or k_T1.
+    """
     above_TV, equal_TV = logits_TV > last_T1, logits_TV == last_T1
     room_T1 = k - above_TV.sum(dim=1, keepdim=True)
     return above_TV | (equal_TV & (equal_TV.cumsum(dim=1, dtype=torch.int32) <= room_T1))
@@ -211,7 +217,7 @@ def top_candidates(logits_TV: Tensor, k: int) -> Tensor:
     return kept_TK.sort(dim=1).values
 
 
-def _key(seed: int, stage: str, level: int) -> tuple[int, int]:
+def draw_key(seed: int, stage: str, level: int) -> tuple[int, int]:
     """Fold what is constant over a level into two 32-bit words."""
     if not 0 <= seed <= MASK_64:
         raise RequestError(f"a seed must lie in [0, 2**64), not {seed}")
@@ -229,27 +235,47 @@ def _mix_64(x: int) -> int:
     return x ^ (x >> 31)
 
 
+def gumbel_of(words_2T: Tensor, frames_T: Tensor, num_candidates: int) -> Tensor:
+    """Return what `gumbel` does where every row has a seed of its own.
+
+    Args:
+        words_2T: int32, the words of each row's `draw_key`, from `signed`.
+        frames_T: numbers of the rows' frames.
+        num_candidates: as for `gumbel`.
+    """
+    candidates = torch.arange(num_candidates, device=frames_T.device)
+    key = words_2T[0, :, None], words_2T[1, :, None]
+    return _as_gumbel(_hashed(key, frames_T, candidates[None, :]))
+
+
 def _uniform_at(key: tuple[int, int], frames_T: Tensor, candidates_TK: Tensor) -> Tensor:
+    """Hash frame and candidate under a key of integers."""
+    return _hashed((signed(key[0]), signed(key[1])), frames_T, candidates_TK)
+
+
+def _hashed(
+    key: tuple[int | Tensor, int | Tensor], frames_T: Tensor, candidates_TK: Tensor
+) -> Tensor:
     """Hash frame and candidate under a key; two words per frame keep 64 bits of state."""
     frames_T1 = frames_T.to(torch.int32)[:, None]
-    low_T1 = _mix_32(frames_T1 * _signed(GOLDEN_32) + _signed(key[0]))
-    high_T1 = _mix_32(frames_T1 * _signed(0x85EBCA6B) ^ low_T1 ^ _signed(key[1]))
-    x_TK = _mix_32(candidates_TK.to(torch.int32) * _signed(GOLDEN_32) + low_T1)
+    low_T1 = _mix_32(frames_T1 * signed(GOLDEN_32) + key[0])
+    high_T1 = _mix_32(frames_T1 * signed(0x85EBCA6B) ^ low_T1 ^ key[1])
+    x_TK = _mix_32(candidates_TK.to(torch.int32) * signed(GOLDEN_32) + low_T1)
     x_TK = _mix_32(x_TK.bitwise_xor_(high_T1))
     # With the sign turned, a signed number is the unsigned one less 2**31. Half a step from both
     # ends, so that neither logarithm meets 0 or 1.
-    return x_TK.bitwise_xor_(_signed(1 << 31)).double().add_(2.0**31 + 0.5).mul_(2.0**-32)
+    return x_TK.bitwise_xor_(signed(1 << 31)).double().add_(2.0**31 + 0.5).mul_(2.0**-32)
 
 
 def _mix_32(x: Tensor) -> Tensor:
     """Finalise 32 bits in place: every input bit flips each output bit half the time."""
-    x = x.bitwise_xor_((x >> 16) & 0xFFFF).mul_(_signed(0x7FEB352D))
-    x = x.bitwise_xor_((x >> 15) & 0x1FFFF).mul_(_signed(0x846CA68B))
+    x = x.bitwise_xor_((x >> 16) & 0xFFFF).mul_(signed(0x7FEB352D))
+    x = x.bitwise_xor_((x >> 15) & 0x1FFFF).mul_(signed(0x846CA68B))
     return x.bitwise_xor_((x >> 16) & 0xFFFF)
 
 
-def _signed(word: int) -> int:
-    """Return the int32 with the bits of a word."""
+def signed(word: int) -> int:
+    """Return the number that as an int32 has the bits of a word."""
     return word - (1 << 32) if word >> 31 else word
 
 
