@@ -21,6 +21,8 @@ from khala import Song
 from khala.audio import read_audio, write_audio
 from khala.cli import COMMANDS, main
 from khala.commands import terminal
+from khala.errors import AudioError
+from khala.infer import sound as sound_room
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -174,6 +176,24 @@ def test_sketch_refine_decode_verify(run: Run, tmp_path: Path) -> None:
     status, _, err = run("refine", "song.khala", keep="2", seed="9", levels="8", out="song.mp3")
     assert status == 2
     assert "would replace 'song.khala'" in only_line(err)
+
+
+def test_a_song_that_cannot_be_written_costs_no_other(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full at the first sound has room for the codes of all."""
+    real = sound_room.write_song
+
+    def write(path: Path, *rest: Any) -> None:
+        if path.name == "a-1.wav":
+            raise AudioError(f"'{path}': no space left on device")
+        real(path, *rest)
+
+    monkeypatch.setattr(sound_room, "write_song", write)
+    status, _, err = run("generate", "--instrumental", seed="7", n="3", levels="2", out="a.wav")
+    assert status == 2
+    assert only_line(err).endswith("no space left on device")
+    assert files(tmp_path) == ["a-1.khala", "a-2.khala", "a-2.wav", "a-3.khala", "a-3.wav"]
 
 
 def test_encode_and_decode(run: Run, tiny_model: Path, tmp_path: Path) -> None:

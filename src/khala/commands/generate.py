@@ -198,26 +198,38 @@ def save_all(
 ) -> None:
     """Save songs as they come, note them in ``done``, and raise the first error when all are saved.
 
-    What a Ctrl-C or a failure leaves of a song is saved too.
+    What a Ctrl-C or a failure leaves of a song is saved too, and a song that cannot be saved, as
+    where a disk is full, keeps no other from being made: its codes are a few kilobytes.
     """
-    errors = []
-    for place, song in made:
-        if isinstance(song, Song):
-            done[place] = finish_song(model, song, files[place], terminal, stages, place)
-            continue
-        part = getattr(song, "finished", None)
-        if not isinstance(part, Song):
-            errors.append(type_of(song, f"{song}: nothing yet that could be played"))
-            continue
-        finish_song(model, part, files[place], terminal, stages, place)
-        message = (
-            f"{song}; saved {part.duration_s:.1f} s with {part.num_levels} levels as "
-            f"{files[place].audio}"
-        )
-        errors.append(type_of(song, message))
+    errors: list[KhalaError] = []
+    for place, outcome in made:
+        try:
+            if isinstance(outcome, Song):
+                done[place] = finish_song(model, outcome, files[place], terminal, stages, place)
+            else:
+                errors.append(save_part(model, outcome, files[place], terminal, stages, place))
+        except KhalaError as error:
+            errors.append(error)
     if errors:
         others = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
         raise type_of(errors[0], f"{errors[0]}{others}")
+
+
+def save_part(
+    model: Khala,
+    error: KhalaError,
+    files: SongFiles,
+    terminal: Terminal,
+    stages: Stages,
+    place: int,
+) -> KhalaError:
+    """Save what an error has left of a song; return the error, saying what that is."""
+    part = getattr(error, "finished", None)
+    if not isinstance(part, Song):
+        return type_of(error, f"{error}: nothing yet that could be played")
+    finish_song(model, part, files, terminal, stages, place)
+    kept = f"{part.duration_s:.1f} s with {part.num_levels} levels as {files.audio}"
+    return type_of(error, f"{error}; saved {kept}")
 
 
 def type_of(error: KhalaError, message: str) -> KhalaError:
