@@ -20,6 +20,8 @@ from rich.console import Console
 from torch import Tensor
 
 from khala import Backbone, Codec, SuperResolution
+from khala.backbone import generate_coarse
+from khala.backbone.steps import LibrarySteps, Steps, has_compiled_steps, steps_of
 from khala.corpus import CodesExample, open_codes
 from khala.evals import report
 from khala.evals.completion import held_out_in_turn
@@ -61,14 +63,16 @@ def main() -> int:
     exact, narrow = models[torch.float32], models[torch.bfloat16]
     found: dict[str, list[tuple[float, float]]] = {}
     mels: dict[str, list[float]] = {}
+    same: list[int | None] = []
     for place, song in enumerate(songs):
         layout = exact[0].config.layout
         prompt = build_prompt(request_of(song), layout, tokenizer, max_tokens=2048)
         codes_QT = torch.from_numpy(song.codes_QT[:, :num_frames].astype(np.int64))
         pairs = [coarse_logits(one[0], prompt, codes_QT[:2]) for one in (exact, narrow)]
         found.setdefault("backbone, bfloat16", []).append(compared(*pairs))
-        stepped = step_logits(exact[0], prompt, codes_QT[:2])
-        found.setdefault("backbone, int8", []).append(compared(pairs[0], stepped))
+        for name, steps in steps_in_8_bits(exact[0]).items():
+            stepped = step_logits(exact[0], steps, prompt, codes_QT[:2])
+            found.setdefault(f"backbone, {name}", []).append(compared(pairs[0], stepped))
         for level in LEVELS:
             wanted = level_logits(exact[1], None, prompt, codes_QT, level)
             arms = {"mixed": (exact[1], torch.bfloat16), "bfloat16": (narrow[1], None)}
@@ -76,6 +80,11 @@ def main() -> int:
                 made = level_logits(model, products, prompt, codes_QT, level)
                 key = f"super-resolution, {name}"
                 found.setdefault(key, []).append(compared(wanted, made))
+        sketches = {
+            name: written(exact[0], prompt, place, is_narrow)
+            for name, is_narrow in (("float32", False), ("int8", True))
+        }
+        same.append(first_difference(*sketches.values()))
         true_CN = codec.decode(codes_QT[None])[0].numpy()
         sketch = Sketch(prompt_S=torch.tensor(prompt), codes_QT=codes_QT[:2], seed=place)
         other = Sketch(prompt_S=torch.tensor(prompt), codes_QT=codes_QT[:2], seed=1000 + place)
@@ -91,24 +100,58 @@ def main() -> int:
             mels.setdefault(name, []).append(mel_distance(true_CN, wave_CN))
         console.print(f"song {place + 1} of {len(songs)}: {song.id}")
     result = summary(found, mels, args, songs)
+    num_same = sum(frame is None for frame in same)
+    result["first_different_frames"] = same
+    result["notes"] = [
+        f"sketches of {SECONDS:.0f} s written in float32 and, with the same seed, in int8 (compiled "
+        f"where that can be had): {num_same} of {len(same)} the same to the last frame"
+    ]
     report.print_result(console, result)
     report.write_result(args.out / "numbers.json", result)
     return 0
 
 
+def steps_in_8_bits(backbone: Backbone) -> dict[str, Steps]:
+    """Return the ways to read single tokens with matrices in 8 bits."""
+    ways: dict[str, Steps] = {"int8": LibrarySteps(backbone, has_int8_steps=True)}
+    if has_compiled_steps(backbone):
+        ways["int8 compiled"] = steps_of(backbone, has_int8_steps=True)
+    return ways
+
+
 @torch.inference_mode()
-def step_logits(backbone: Backbone, prompt: list[int], codes_2T: Tensor) -> Tensor:
-    """Return what `coarse_logits` does, read token by token with matrices in 8 bits."""
-    trunk, layout = InferenceTrunk(backbone, has_int8_steps=True), backbone.config.layout
+def step_logits(backbone: Backbone, steps: Steps, prompt: list[int], codes_2T: Tensor) -> Tensor:
+    """Return what `coarse_logits` does, read token by token."""
+    layout = backbone.config.layout
     tokens_S = interleave(codes_2T[None], layout)[0]
-    cache = backbone.new_cache(1, len(prompt) + len(tokens_S))
-    rows = [backbone.hidden(torch.tensor([prompt]), cache=cache)[0, -1:]]
-    rows += [trunk.step(backbone.embed(token[None]), [cache]) for token in tokens_S[:-1]]
+    cache, read = (
+        steps.new_cache(1, len(prompt) + len(tokens_S)),
+        backbone.new_cache(1, len(prompt)),
+    )
+    rows = [backbone.hidden(torch.tensor([prompt]), cache=read)[0, -1:]]
+    cache.take(0, read)
+    rows += [steps.step(backbone.embed(token[None]), [cache]) for token in tokens_S[:-1]]
     hidden_SD = torch.cat(rows)
     levels = range(len(codes_2T))
     return torch.stack(
         [backbone.window_logits(hidden_SD[k :: len(levels)], *layout.window(k)) for k in levels]
     )
+
+
+def written(backbone: Backbone, prompt: list[int], seed: int, is_narrow: bool) -> Tensor:
+    """Return codes_2T of a sketch."""
+    num_frames = round(SECONDS * 44_100 / 2_048)
+    codes_2T, _ = generate_coarse(
+        backbone, prompt, num_frames_min=num_frames, num_frames_max=num_frames, temperature=1.0,
+        top_k=80, seed=seed, has_int8_steps=is_narrow,
+    )  # fmt: skip
+    return codes_2T
+
+
+def first_difference(one_2T: Tensor, other_2T: Tensor) -> int | None:
+    """Return the first frame that is not the same, None if all are."""
+    different = (one_2T != other_2T).any(dim=0).nonzero()
+    return int(different[0]) if len(different) else None
 
 
 @torch.inference_mode()

@@ -1,5 +1,6 @@
 """Joints, lengths and commitment of the published codec; its numbers are held by tests/goldens."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -74,6 +75,22 @@ def test_published_cross_fades(codec: Codec, golden: dict[str, torch.Tensor]) ->
     num_frames = codes.shape[2]
     starts = range(0, num_frames, size - overlap)
     assert heard == [min(start + size, num_frames) for start in starts]
+
+
+def test_a_folded_decoder_sounds_the_same(codec: Codec, golden: dict[str, torch.Tensor]) -> None:
+    """Scaling weights once instead of at every piece is no other codec; it can still be saved."""
+    folded = copy.deepcopy(codec)
+    folded.fold_decoder()
+    codes = golden["chunk_codes"][None, :, :40].long()
+    torch.testing.assert_close(folded.decode(codes), codec.decode(codes), atol=1e-5, rtol=1e-5)
+    assert folded.codes_digest() == codec.codes_digest()
+    again = copy.deepcopy(codec)
+    again.load_state_dict(folded.state_dict())
+    torch.testing.assert_close(again.decode(codes), codec.decode(codes), atol=1e-5, rtol=1e-5)
+    first = folded.decoder.model[0]
+    with torch.no_grad():
+        first.weight_g *= 2.0  # no longer read
+    torch.testing.assert_close(folded.decode(codes), codec.decode(codes), atol=1e-5, rtol=1e-5)
 
 
 def test_cross_fades_of_every_length(codec: Codec, golden: dict[str, torch.Tensor]) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from khala import checkpoint
 from khala.codec.config import CodecConfig, ConvConfig
-from khala.codec.conv import ConvDecoder, ConvEncoder, NoEncoder
+from khala.codec.conv import Conv, ConvDecoder, ConvEncoder, NoEncoder
 from khala.codec.quantizer import ResidualQuantizer
 from khala.codec.spectral import Guide, SpectralDecoder, SpectralEncoder, Stft, to_mid_side
 from khala.errors import AudioError
@@ -87,6 +87,12 @@ class Codec(nn.Module):
         """Read the weights, in float32: codes depend on every digit."""
         checkpoint.load_module(self, folder, device=device, dtype=torch.float32)
         self.to(device)
+
+    def fold_decoder(self) -> None:
+        """Fold the weight norm of the decoder's convolutions, for decoding and never training."""
+        for module in self.decoder.modules():
+            if isinstance(module, Conv):
+                module.fold()
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> str:
         """Write the codec as a model folder, see `khala.checkpoint.stored`; return its digest."""

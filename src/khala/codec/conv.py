@@ -57,9 +57,22 @@ class Conv(nn.Module):
         norm = self.weight_v.detach().flatten(1).norm(dim=1)
         self.weight_g = nn.Parameter(norm[:, None, None].clone())
         self.bias = nn.Parameter(torch.zeros(outputs))
+        self.is_folded = False
+
+    def fold(self) -> None:
+        """Put the effective weight where its direction was, so that nobody scales it again.
+
+        Both tensors still say the same; only training must not follow.
+        """
+        weight = self.weight().detach()
+        self.weight_g.detach().copy_(weight.flatten(1).norm(dim=1)[:, None, None])
+        self.weight_v.detach().copy_(weight)
+        self.is_folded = True
 
     def weight(self) -> Tensor:
         """Return the effective weight."""
+        if self.is_folded:
+            return self.weight_v
         norm = self.weight_v.flatten(1).norm(dim=1)[:, None, None]
         return self.weight_v * (self.weight_g / norm)
 

@@ -78,7 +78,8 @@ def add_device_options(parser: argparse._ActionsContainer) -> None:
         choices=DTYPES,
         help="what the language models compute in (default: weights stored in 16 bits stay so "
         "where the device is good at it; others are float32, and mixed, with super-resolution's "
-        "products in bfloat16, where that is fast; int8 reads a large backbone faster)",
+        "products in bfloat16, where that is fast; small backbones stored in 8 bits are read in "
+        "int8 where numba is installed, which is faster and as good)",
     )
 
 

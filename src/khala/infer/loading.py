@@ -107,6 +107,8 @@ def load_models(
         model = models.part(part)
         if isinstance(model, Codec):
             model.load_weights(folder / part, device=device)
+            if device != "cpu":  # there they stay mapped from their file, for a hundredth of time
+                model.fold_decoder()
             return
         assert isinstance(model, Backbone | SuperResolution)
         model.load_weights(folder / part, device=device, dtype=plan.stored_as)
