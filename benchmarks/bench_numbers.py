@@ -103,8 +103,8 @@ def main() -> int:
     num_same = sum(frame is None for frame in same)
     result["first_different_frames"] = same
     result["notes"] = [
-        f"sketches of {SECONDS:.0f} s written in float32 and, with the same seed, in int8 (compiled "
-        f"where that can be had): {num_same} of {len(same)} the same to the last frame"
+        f"sketches of {SECONDS:.0f} s written in float32 and, with the same seed, in int8 (compiled"
+        f" where that can be had): {num_same} of {len(same)} the same to the last frame"
     ]
     report.print_result(console, result)
     report.write_result(args.out / "numbers.json", result)
