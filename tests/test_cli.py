@@ -530,3 +530,17 @@ def test_a_file_that_was_not_scored_shows_in_the_exit_status(
     captured = capsys.readouterr()
     assert [one["file"] for one in json.loads(captured.out)["failed"]] == ["broken.mp3"]
     assert "Traceback" not in captured.err
+
+
+def test_a_song_imports_no_compiler_of_torch(tiny_model: Path, tmp_path: Path) -> None:
+    """It takes longer to import than a sketch to make, and nothing of it is used."""
+    program = (
+        "import sys; from khala.cli import main; main(sys.argv[1:]); "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    words = ["generate", "--instrumental", "--prompt", "pop", "--duration", "1", "--levels", "2"]
+    files = ["--model", str(tiny_model), "--out", str(tmp_path / "a.wav")]
+    made = subprocess.run(
+        [sys.executable, "-c", program, *words, *files], capture_output=True, text=True, check=True
+    )
+    assert made.stdout.splitlines()[-1] == "False"

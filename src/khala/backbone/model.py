@@ -16,7 +16,7 @@ from khala.backbone.config import BackboneConfig
 from khala.checkpoint import load_config, load_module, resolve_part, save_model, stored
 from khala.errors import TokenError
 from khala.nn.cache import KVCache
-from khala.nn.init import init_weights
+from khala.nn.init import blank_embedding, init_weights
 from khala.nn.trunk import Trunk
 
 
@@ -33,7 +33,7 @@ class Backbone(Trunk):
         super().__init__(config.trunk, max_positions=config.max_positions)
         self.config = config
         num_rows = config.num_rows or config.vocab_size
-        self.embed = nn.Embedding(num_rows, config.trunk.width)
+        self.embed = blank_embedding(num_rows, config.trunk.width)
         self.lm_head = nn.Linear(config.trunk.width, num_rows, bias=False)
         if not self.embed.weight.is_meta:
             init_weights(self, config.trunk, seed=seed)

@@ -29,6 +29,17 @@ def hidden_std(width: int) -> float:
     return STD * math.sqrt(PUBLISHED_WIDTH / width)
 
 
+def blank_embedding(num_rows: int, width: int) -> nn.Embedding:
+    """Return an embedding whose numbers are still to be made or loaded.
+
+    Drawing them, as torch does, would be for nothing; where they have no memory yet, it would
+    import a compiler first, which takes longer than a sketch.
+    """
+    blank = torch.empty(num_rows, width)
+    made: nn.Embedding = nn.Embedding.from_pretrained(blank, freeze=False)  # type: ignore[no-untyped-call]
+    return made
+
+
 @torch.no_grad()
 def init_weights(module: nn.Module, config: TrunkConfig, *, seed: int) -> None:
     """Start every parameter of a model that holds a trunk, by its name, from one seed.

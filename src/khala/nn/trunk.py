@@ -54,8 +54,17 @@ class Trunk(nn.Module):
         self.fill_rope()
 
     def fill_rope(self, device: torch.device | str | None = None) -> None:
-        """Compute the rotary tables: no weights, so loading does not bring them."""
+        """Compute the rotary tables: no weights, so loading does not bring them.
+
+        A trunk without weights gets empty ones: where numbers have no memory, torch computes with
+        a part of itself that alone takes half a second to import.
+        """
         config = self.trunk_config
+        if self.norm.weight.is_meta:
+            for name in ("cos_SK", "sin_SK"):
+                empty = torch.empty(self.max_positions, config.head_width)
+                self.register_buffer(name, empty, persistent=False)
+            return
         cos_SK, sin_SK = rope_tables(self.max_positions, config.head_width, config.rope_base)
         self.register_buffer("cos_SK", cos_SK.to(device), persistent=False)
         self.register_buffer("sin_SK", sin_SK.to(device), persistent=False)

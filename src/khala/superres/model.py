@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from khala.checkpoint import load_config, load_module, resolve_part, save_model, stored
 from khala.errors import ConfigError
 from khala.nn.config import TrunkConfig
-from khala.nn.init import hidden_std, init_weights
+from khala.nn.init import blank_embedding, hidden_std, init_weights
 from khala.nn.trunk import Trunk
 from khala.superres.config import SuperResConfig
 from khala.superres.packing import Packing
@@ -58,7 +58,7 @@ class SuperResolution(Trunk):
         super().__init__(config.trunk, max_positions=config.max_positions)
         self.config = config
         num_rows = config.num_rows or config.num_read_rows
-        self.embed = nn.Embedding(num_rows, config.trunk.width)
+        self.embed = blank_embedding(num_rows, config.trunk.width)
         self.lm_head = nn.Linear(config.trunk.width, num_rows, bias=False)
         self.levels = None
         if config.factor_rank is not None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from khala.nn.init import STD, hidden_std
+from khala.nn.init import STD, blank_embedding, hidden_std
 
 
 class LevelTables(nn.Module):
@@ -31,7 +31,7 @@ class LevelTables(nn.Module):
         super().__init__()
         self.first_level, self.num_levels = first_level, num_levels
         self.codebook_size, self.rank, self.width = codebook_size, rank, width
-        self.codes = nn.Embedding(num_levels * codebook_size, rank)
+        self.codes = blank_embedding(num_levels * codebook_size, rank)
         self.in_proj = nn.Parameter(torch.empty(num_levels, rank, width))
         self.out_proj = nn.Parameter(torch.empty(num_levels, width, rank))
         self.out_bias = nn.Parameter(torch.empty(num_levels, codebook_size))
