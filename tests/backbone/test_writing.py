@@ -10,10 +10,12 @@ import torch
 
 from khala.backbone import Backbone, BackboneConfig
 from khala.backbone.blocks import BLOCK_FRAMES, BlockWriter
-from khala.backbone.steps import steps_of
+from khala.backbone.steps import has_compiled_steps, steps_of
 from khala.backbone.writing import Writer, Writing, WritingSettings
 from khala.errors import RequestError
-from khala.nn import TrunkConfig
+from khala.nn import TrunkConfig, compiled
+from khala.nn.compiled import CompiledSteps, NarrowCache
+from khala.nn.inference import in_8_bits
 from khala.tokens import ControlTokens, TokenLayout
 
 CONTROL = ControlTokens(
@@ -32,10 +34,14 @@ SETTINGS = WritingSettings(
 
 @pytest.fixture
 def backbone() -> Backbone:
-    """A model that ends some songs early."""
+    """A model that ends some songs early, and whose matrices 8 bits hold exactly."""
     model = Backbone(CONFIG, seed=1)
     with torch.no_grad():
         model.lm_head.weight *= 20
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                narrow, scale = in_8_bits(parameter)
+                parameter.copy_(narrow * scale[:, None])
     return model.eval()
 
 
@@ -53,9 +59,14 @@ def plain(model: Backbone) -> Writer:
     return Writer(model, steps_of(model, has_int8_steps=False))
 
 
-@pytest.fixture(params=[plain, BlockWriter], ids=["frames", "blocks"])
+def compiled_steps(model: Backbone) -> Writer:
+    pytest.importorskip("numba")
+    return Writer(model, steps_of(model, has_int8_steps=True))
+
+
+@pytest.fixture(params=[plain, compiled_steps, BlockWriter], ids=["plain", "compiled", "blocks"])
 def make(request: pytest.FixtureRequest) -> Make:
-    """Makes a writer: one whose host draws every code, or one that writes blocks on its device."""
+    """Makes a writer: by the library, compiled, or in blocks that are drawn on the device."""
     made: Make = request.param
     return made
 
@@ -93,15 +104,41 @@ def test_a_song_is_the_same_alone_and_beside_others(make: Make, backbone: Backbo
     assert len({one.num_frames for one in together}) > 3
 
 
-def test_blocks_are_the_same_songs(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", [compiled_steps, BlockWriter])
+def test_every_way_writes_the_same_songs(
+    way: Make, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A GPU must not make other music than a laptop; graphs of few positions included."""
     monkeypatch.setattr("khala.backbone.blocks.BUCKET", 16)
-    by_host, by_device = some(backbone), some(backbone)
-    write(plain, backbone, *by_host)
-    write(BlockWriter, backbone, *by_device)
-    for one, other in zip(by_host, by_device, strict=True):
+    by_library, other_way = some(backbone), some(backbone)
+    write(plain, backbone, *by_library)
+    write(way, backbone, *other_way)
+    for one, other in zip(by_library, other_way, strict=True):
         assert torch.equal(one.codes_2T, other.codes_2T)
         assert one.ended == other.ended
+
+
+def test_who_is_compiled(monkeypatch: pytest.MonkeyPatch, backbone: Backbone) -> None:
+    """Large trunks, other numbers, other devices and computers without numba go the plain way."""
+    pytest.importorskip("numba")
+    assert has_compiled_steps(backbone)
+    assert isinstance(steps_of(backbone, has_int8_steps=True), CompiledSteps)
+    assert not isinstance(steps_of(backbone, has_int8_steps=False), CompiledSteps)
+    assert not compiled.suits(TRUNK, "cuda")
+    large = dataclasses.replace(TRUNK, width=2048, ffn_width=5632)
+    assert not compiled.suits(large, "cpu")
+    assert not has_compiled_steps(backbone.to(torch.bfloat16))
+    backbone.to(torch.float32)
+    monkeypatch.setattr(compiled, "has_compiler", lambda: False)
+    assert not has_compiled_steps(backbone)
+
+
+def test_eight_bits_without_a_compiler(monkeypatch: pytest.MonkeyPatch, backbone: Backbone) -> None:
+    """Nearly the same numbers, with activations in bfloat16, and whole songs."""
+    monkeypatch.setattr(compiled, "has_compiler", lambda: False)
+    one = song(backbone, 1, num_frames_min=40)
+    write(compiled_steps, backbone, one)
+    assert (one.num_frames, one.ended) == (40, "limit")
 
 
 def test_a_song_may_come_and_go_while_others_are_written(make: Make, backbone: Backbone) -> None:
@@ -157,7 +194,10 @@ def test_what_breaks_one_song_breaks_no_other(make: Make, backbone: Backbone) ->
         writer.write_frame([broken, well])
     before = broken.num_frames
     with torch.inference_mode():
-        broken.cache.values[0][0, :, 3] = torch.nan
+        if isinstance(broken.cache, NarrowCache):
+            broken.cache.streams[0].value_scales_LGS[0, :, 3] = float("nan")
+        else:
+            broken.cache.values[0][0, :, 3] = torch.nan
     while not (broken.is_done and well.is_done):
         writer.write_frame([broken, well])
     assert broken.failed is not None
