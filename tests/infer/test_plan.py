@@ -12,9 +12,9 @@ from khala import Khala
 from khala.backbone import BackboneConfig
 from khala.codec import CodecConfig, ConvConfig
 from khala.errors import CheckpointError
-from khala.infer.plan import ModelSize, decide, longest_that_fits, needs
+from khala.infer.plan import ModelSize, decide, longest_that_fits, needs, song_needs
 from khala.machine import Machine
-from khala.nn import TrunkConfig
+from khala.nn import TrunkConfig, compiled
 from khala.nn.cache import new_cache
 from khala.superres import SuperResConfig
 from khala.tokens import published_layout
@@ -114,6 +114,39 @@ def test_sketches_of_small_models_are_the_same_everywhere(kind: str) -> None:
     assert (fast.products, slow.products) == (torch.bfloat16, None)
     asked = decide(small, on(kind, 64 * GB), "float32", 180.0)
     assert asked.products is None
+
+
+@pytest.mark.parametrize("has_compiler", [True, False])
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_small_backbones_in_8_bits_are_read_so(
+    monkeypatch: pytest.MonkeyPatch, has_compiler: bool, bfloat16: bool
+) -> None:
+    """Where steps are compiled, which loses nothing; a laptop without bfloat16 is not slowed."""
+    monkeypatch.setattr(compiled, "has_compiler", lambda: has_compiler)
+    trunk = TrunkConfig(
+        width=256, num_layers=8, num_heads=4, num_kv_heads=2, head_width=64, ffn_width=704
+    )
+    backbone = BackboneConfig(trunk=trunk, layout=published_layout(), max_positions=16_384)
+    stored = dict.fromkeys(PUBLISHED.stored, "int8")
+    superres = SuperResConfig(trunk=trunk, layout=published_layout(), max_positions=8_192)
+    small = replace(PUBLISHED, stored=stored, backbone=backbone, superres=superres)
+    here = on("cpu", 64 * GB, bfloat16=bfloat16)
+    found = decide(small, here, None, 180.0)
+    plain = "mixed" if bfloat16 else "float32"
+    assert found.dtype == ("int8" if has_compiler else plain)
+    assert found.products == (torch.bfloat16 if bfloat16 else None)
+    assert found.stored_as == torch.float32
+    assert decide(small, on("cuda", 64 * GB), None, 180.0).dtype == "mixed"
+    exact = replace(small, stored={**stored, "backbone": "float32"})
+    assert decide(exact, here, None, 180.0).dtype == plain
+    songs = [
+        song_needs(small, num_prompt=100, num_frames=1_000, dtype=dtype, guided=True)
+        for dtype in ("int8", plain)
+    ]
+    exactly = 2 * 2 * 8 * 2 * 2_100 * 64 * 4
+    assert songs[1].held == exactly
+    ratio = (64 * 2 + 4) / (64 * 4) if has_compiler else 1.0
+    assert songs[0].held == round(exactly * ratio)
 
 
 def test_the_longest_song_that_fits() -> None:

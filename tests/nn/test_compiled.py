@@ -9,7 +9,7 @@ from torch import Tensor
 
 from khala.errors import TokenError
 from khala.nn import Trunk, TrunkConfig, init_weights
-from khala.nn.compiled import CompiledSteps, NarrowCache
+from khala.nn.compiled import CompiledSteps, NarrowCache, narrow_cache_bytes
 from khala.nn.inference import InferenceTrunk, in_8_bits
 
 pytest.importorskip("numba")
@@ -132,6 +132,13 @@ def test_what_a_variant_copies_is_what_was_read() -> None:
         steps.step(token, [variant]), steps.step(token, [read(steps, trunk, [6, 4], 0)])
     )
     assert variant.lengths == [7, 5]
+
+
+def test_what_is_kept_is_what_was_planned() -> None:
+    """A song is admitted by this number."""
+    cache = NarrowCache(ODD, 2, 50)
+    held = sum(array.nbytes for stream in cache.streams for array in stream)
+    assert held == 2 * narrow_cache_bytes(ODD, 50)
 
 
 def test_a_full_cache_says_so() -> None:
