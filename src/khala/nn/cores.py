@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -17,13 +19,13 @@ Result = TypeVar("Result")
 @functools.cache
 def has_compiler() -> bool:
     """Whether numba is installed; it is not imported before it is needed."""
-    import importlib.util
-
     return importlib.util.find_spec("numba") is not None
 
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not come along
     return ThreadPoolExecutor(thread_name_prefix="khala")
 
 
