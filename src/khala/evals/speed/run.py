@@ -111,15 +111,17 @@ def run_bench(
         elif model is not None:
             _song(settings, model, result)
     lines: Lines = {}
+    peaks_gb = [peak_memory_gb()]
     if settings.lengths_s:
         on_message("the cost of a song against its length")
         lines |= _lengths(settings, timed, result)
+        peaks_gb += [song["GB"] for song in result["lengths"]]
     if model is not None and settings.batches:
         on_message("several songs beside each other")
         lines |= _batches(settings, model, result)
     after_j = energy_joules()
     result["energy_j"] = None if before_j is None or after_j is None else after_j - before_j
-    result["peak_memory_gb"] = peak_memory_gb()
+    result["peak_memory_gb"] = max(*peaks_gb, peak_memory_gb())
     result["notes"].append(_circumstances(result, roof))
     command = report.circumstances("bench", arguments or {})["command"]
     result["command"] = command.replace("khala eval bench", "khala bench")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from khala.backbone import Backbone
 from khala.backbone.steps import LibrarySteps, Steps, has_compiled_steps, steps_of
-from khala.backbone.writing import Writer, Writing, WritingSettings
+from khala.backbone.writing import NOISE_FRAMES, Writer, Writing, WritingSettings
 from khala.codec.crossfade import decode_crossfaded
 from khala.codec.stream import DecodeStream
 from khala.evals.speed.reference import (
@@ -47,7 +47,7 @@ Arm = Callable[[], float]
 """Does one piece of work and returns its seconds."""
 
 FRAMES = 16
-"""Frames that a decode arm writes each time."""
+"""Frames that a reference decode arm writes each time; ours write as many as draws are made for."""
 
 NUM_LEVELS_TIMED = 4
 """Levels whose passes are timed, from first to last; a song takes their mean 62 times."""
@@ -186,8 +186,8 @@ def _reference_token(timed: Timed, habits: DecodeHabits, num_read: int) -> float
 def our_token(timed: Timed, writer: Writer, scale: float, num_read: int) -> float:
     """Return the seconds of a token after so many others, with this strength of guidance."""
     settings = WritingSettings(
-        num_frames_min=FRAMES + 1,
-        num_frames_max=FRAMES + 1,  # after the last frame nothing would be read
+        num_frames_min=NOISE_FRAMES + 1,
+        num_frames_max=NOISE_FRAMES + 1,  # after the last frame nothing would be read
         temperature=1.0,
         top_k=80,
         seed=1,
@@ -197,9 +197,9 @@ def our_token(timed: Timed, writer: Writer, scale: float, num_read: int) -> floa
     song = Writing(timed.backbone, prompt_S, settings, bare_S=prompt_S)
     writer.begin(song)
     started_s = time.perf_counter()
-    for _ in range(FRAMES):
+    for _ in range(NOISE_FRAMES):
         writer.write_frame([song])
-    return (time.perf_counter() - started_s) / (FRAMES * COARSE_LEVELS)
+    return (time.perf_counter() - started_s) / (NOISE_FRAMES * COARSE_LEVELS)
 
 
 def _reference_pass(
