@@ -19,10 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from khala.backbone.model import Backbone
-from khala.backbone.steps import LibrarySteps, level_heads, steps_of
+from khala.backbone.steps import LibrarySteps, steps_of
 from khala.backbone.writing import Writer, Writing
 from khala.errors import StageError
-from khala.nn.inference import InferenceTrunk
 from khala.nn.sampling import draw_key, first_of_equals, gumbel_of, signed
 from khala.tokens import COARSE_LEVELS
 
@@ -49,9 +48,9 @@ class BlockWriter(Writer):
     """Writes songs like `Writer`, a block of frames at a time."""
 
     def __init__(self, backbone: Backbone, *, has_int8_steps: bool = False) -> None:
-        super().__init__(backbone, LibrarySteps(backbone, has_int8_steps=has_int8_steps))
-        self._trunk = InferenceTrunk(backbone, has_int8_steps=has_int8_steps)
-        self._heads = level_heads(backbone)
+        steps = LibrarySteps(backbone, has_int8_steps=has_int8_steps)
+        super().__init__(backbone, steps)
+        self._trunk, self._heads = steps.trunk, steps.heads
         self._frame: _Frame | None = None
         self._of: tuple[tuple[Writing, ...], tuple[int, ...]] | None = None
 

@@ -17,7 +17,7 @@ from khala.nn.cache import KVCache
 from khala.nn.inference import InferenceTrunk, block_linear
 from khala.tokens import COARSE_LEVELS
 
-__all__ = ["LibrarySteps", "Steps", "has_compiled_steps", "level_heads", "steps_of"]
+__all__ = ["LibrarySteps", "Steps", "has_compiled_steps", "steps_of"]
 
 
 class Steps(Protocol):
@@ -48,7 +48,7 @@ def steps_of(backbone: Backbone, *, has_int8_steps: bool) -> Steps:
         has_int8_steps: read matrices in 8 bits.
     """
     if has_int8_steps and has_compiled_steps(backbone):
-        return compiled.CompiledSteps(backbone, level_heads(backbone))
+        return compiled.CompiledSteps(backbone, _level_heads(backbone))
     return LibrarySteps(backbone, has_int8_steps=has_int8_steps)
 
 
@@ -58,20 +58,20 @@ class LibrarySteps:
     def __init__(self, backbone: Backbone, *, has_int8_steps: bool = False) -> None:
         """Lay a backbone out; see `steps_of`."""
         self._backbone = backbone
-        self._trunk = InferenceTrunk(backbone, has_int8_steps=has_int8_steps)
-        self._heads = level_heads(backbone)
+        self.trunk = InferenceTrunk(backbone, has_int8_steps=has_int8_steps)
+        self.heads = _level_heads(backbone)
 
     def new_cache(self, num_streams: int, positions: int) -> KVCache:
         return self._backbone.new_cache(num_streams, positions)
 
     def step(self, hidden_RD: Tensor, caches: Sequence[KVCache]) -> Tensor:
-        return self._trunk.step(hidden_RD, caches)
+        return self.trunk.step(hidden_RD, caches)
 
     def scores(self, hidden_RD: Tensor, level: int) -> Tensor:
-        return block_linear(hidden_RD, self._heads[level]).float()
+        return block_linear(hidden_RD, self.heads[level]).float()
 
 
-def level_heads(backbone: Backbone) -> list[Tensor]:
+def _level_heads(backbone: Backbone) -> list[Tensor]:
     """Return each level's rows of the output matrix; level 0 has the end token's row after them."""
     layout, weight_VD = backbone.config.layout, backbone.lm_head.weight
     heads = [
