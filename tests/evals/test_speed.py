@@ -91,6 +91,11 @@ def test_the_benchmark_in_short(tiny_model: Path, tmp_path: Path) -> None:
     assert kept["command"] == "khala bench --model tiny"
     assert set(kept["decode"]["arms"]) > {"reference", "ours, plain", "ours, int8 compiled"}
     assert kept["superres"]["floor_s"] > 0
+    arms = kept["decode"]["arms"]
+    gains = {name: arm["predicted_times_faster"] for name, arm in arms.items()}
+    assert kept["superres"]["arms"]["ours, mixed"]["predicted_times_faster"] > 1.0
+    assert gains["reference"] == 1.0 < gains["one cache of full length"]
+    assert gains["ours, plain"] < gains["ours, int8"] < gains["ours, int8 compiled"]
     assert len(kept["tables"]) == 6
     assert kept["song"][0]["first sound"] < kept["song"][0]["whole"]
     for one in kept["lengths"]:

@@ -57,7 +57,7 @@ def write_page(
         pictures: PNG files to be held in the page; those that are not there are left out.
         sounds: waves [2, N] at 44.1 kHz by title, held as MP3.
     """
-    title = f"khala eval {result['eval']}"
+    title = " ".join(str(result["command"]).split(" ")[:3]).split(" --")[0]
     parts = [f"<h1>{_text(title)}</h1>", _circumstances(result)]
     parts += [f"<p>{_text(note)}</p>" for note in result.get("notes", [])]
     parts += [_table(one) for one in result.get("tables", [])]

@@ -22,9 +22,18 @@ from khala.evals.speed.songs import (
     variants,
     whole_song,
 )
-from khala.evals.speed.stages import Timing, codec_arms, decode_arms, in_turns, pass_arms
+from khala.evals.speed.stages import (
+    Timing,
+    body_numbers,
+    codec_arms,
+    decode_arms,
+    decode_bytes,
+    in_turns,
+    pass_arms,
+    pass_flops,
+    pass_seconds,
+)
 from khala.infer import Khala
-from khala.nn import TrunkConfig
 from khala.tokens import COARSE_LEVELS
 
 __all__ = ["BenchSettings", "run_bench"]
@@ -94,7 +103,7 @@ def run_bench(
         torch.set_num_threads(settings.threads)
     on_message("ceilings of this machine")
     timed = load_timed(settings.model)
-    roof = measure_ceilings(_body_numbers(timed.backbone.config.trunk) * 4)
+    roof = measure_ceilings(body_numbers(timed.backbone.config.trunk) * 4)
     result: dict[str, Any] = {
         "model": timed.name,
         "num_threads": torch.get_num_threads(),
@@ -140,19 +149,16 @@ def _decode(settings: BenchSettings, timed: Timed, roof: Ceilings, result: dict[
     contexts = tuple(NUM_PROMPT + num_tokens * part // 2 for part in range(3))
     guided = timed.backbone.config.guidance_scale != 1.0
     timings = in_turns(decode_arms(timed, contexts, guided=guided), runs=settings.runs)
-    config = timed.backbone.config
-    trunk, head = config.trunk, config.layout.codebook_size + 1
-    mean_context = sum(contexts) / len(contexts)
-    cache = 2 * trunk.num_layers * trunk.num_kv_heads * trunk.head_width * mean_context
-    weights = _body_numbers(trunk) + head * trunk.width
-    floor_s = 4 * (weights + cache) / (roof.read_weights_gb_s * 1e9)
-    result["decode"] = _record(timings, floor_s=floor_s, per_song=num_tokens)
+    moved = decode_bytes(timed, sum(contexts) / len(contexts), guided=guided)
+    least = moved["and only scores that can be sampled"]
+    rate = roof.read_weights_gb_s * 1e9
+    floor_s = least / rate
+    result["decode"] = _record(timings, floor_s, num_tokens, moved)
     result["tables"].append(
         _table(
             f"Backbone, one token after {contexts[0]} to {contexts[-1]} others; floor "
-            f"{1e3 * floor_s:.2f} ms: {4 * (weights + cache) / 1e6:.0f} MB at "
-            f"{roof.read_weights_gb_s:.0f} GB/s",
-            timings, "ms a token", 1e3, floor_s, settings.duration_s / num_tokens,
+            f"{1e3 * floor_s:.2f} ms: {least / 1e6:.0f} MB at {roof.read_weights_gb_s:.0f} GB/s",
+            timings, "ms a token", 1e3, floor_s, settings.duration_s / num_tokens, moved,
         )
     )  # fmt: skip
 
@@ -166,18 +172,16 @@ def _superres(
     num_passes = config.layout.num_levels - COARSE_LEVELS
     arms = pass_arms(timed, num_prompt=NUM_PROMPT, num_frames=num_frames)
     timings = in_turns(arms, runs=settings.runs)
-    num, trunk = NUM_PROMPT + num_frames, config.trunk
-    flops = 2 * _body_numbers(trunk) * num
-    flops += 4 * num * num * trunk.num_heads * trunk.head_width * trunk.num_layers
-    flops += 2 * num_frames * config.layout.codebook_size * trunk.width
+    flops = pass_flops(timed, NUM_PROMPT + num_frames, num_frames)
     best = max(roof.float32_tflop_s, roof.bfloat16_tflop_s)
     floor_s = flops / (best * 1e12)
-    result["superres"] = _record(timings, floor_s=floor_s, per_song=num_passes)
+    counted = pass_seconds(timed, roof, num_prompt=NUM_PROMPT, num_frames=num_frames)
+    result["superres"] = _record(timings, floor_s, num_passes, counted)
     result["tables"].append(
         _table(
             f"Super-resolution, one pass over {NUM_PROMPT} + {num_frames} positions; floor "
             f"{1e3 * floor_s:.1f} ms: {flops / 1e9:.1f} GFLOP at {best:.2f} TFLOP/s",
-            timings, "ms a pass", 1e3, floor_s, settings.duration_s / num_passes,
+            timings, "ms a pass", 1e3, floor_s, settings.duration_s / num_passes, counted,
         )
     )  # fmt: skip
 
@@ -186,7 +190,7 @@ def _codec(settings: BenchSettings, timed: Timed, _: Ceilings, result: dict[str,
     """Time a song's sound."""
     num_frames = timed.positions(settings.duration_s)
     timings = in_turns(codec_arms(timed, num_frames=num_frames), runs=settings.runs)
-    result["codec"] = _record(timings, floor_s=None, per_song=1)
+    result["codec"] = _record(timings, None, 1)
     result["tables"].append(
         _table(f"Codec, {num_frames} frames", timings, "s", 1.0, None, settings.duration_s)
     )
@@ -240,17 +244,24 @@ def _batches(settings: BenchSettings, model: Khala, result: dict[str, Any]) -> L
     return {"variants beside each other": points}
 
 
-def _body_numbers(trunk: TrunkConfig) -> int:
-    """Return the numbers of a trunk's matrices."""
-    queries = (2 * trunk.num_heads + 2 * trunk.num_kv_heads) * trunk.head_width
-    return trunk.num_layers * trunk.width * (queries + 3 * trunk.ffn_width)
-
-
 def _record(
-    timings: Mapping[str, Timing], *, floor_s: float | None, per_song: int
+    timings: Mapping[str, Timing],
+    floor_s: float | None,
+    per_song: int,
+    counted: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     arms = {name: dataclasses.asdict(timing) for name, timing in timings.items()}
+    if counted is not None:
+        for name, gain in _gains(counted).items():
+            if name in arms:
+                arms[name]["predicted_times_faster"] = gain
     return {"floor_s": floor_s, "times_a_song": per_song, "arms": arms}
+
+
+def _gains(counted: Mapping[str, float]) -> dict[str, float]:
+    """Return how many times less each arm has to do than the first."""
+    first = next(iter(counted.values()))
+    return {name: first / cost for name, cost in counted.items()}
 
 
 def _table(
@@ -260,20 +271,23 @@ def _table(
     scale: float,
     floor_s: float | None,
     sound_s: float,
+    counted: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Return a line per arm: its time, what it is worth, how near the floor it is."""
+    """Return a line per arm: its time, its gain measured and by arithmetic, and the floor."""
     rows: list[list[report.Cell]] = []
+    gains = {} if counted is None else _gains(counted)
     first = next(iter(timings.values())).median_s
     for name, timing in timings.items():
         rows.append(
             [
                 name, scale * timing.median_s, scale * timing.least_s, scale * timing.most_s,
-                first / timing.median_s, None if floor_s is None else floor_s / timing.median_s,
+                first / timing.median_s, gains.get(name),
+                None if floor_s is None else floor_s / timing.median_s,
                 sound_s / timing.median_s,
             ]
         )  # fmt: skip
-    columns = ["", f"{unit}, median", "least", "most", "times faster", "of the floor",
-               "times real time"]  # fmt: skip
+    columns = ["", f"{unit}, median", "least", "most", "times faster", "predicted",
+               "of the floor", "times real time"]  # fmt: skip
     return report.table(title, columns, rows)
 
 

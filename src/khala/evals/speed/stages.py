@@ -19,13 +19,16 @@ from khala.backbone.steps import LibrarySteps, Steps, has_compiled_steps, steps_
 from khala.backbone.writing import NOISE_FRAMES, Writer, Writing, WritingSettings
 from khala.codec.crossfade import decode_crossfaded
 from khala.codec.stream import DecodeStream
+from khala.evals.speed.ceilings import Ceilings
 from khala.evals.speed.reference import (
+    PADDED,
     DecodeHabits,
     PassHabits,
     ReferenceBackbone,
     ReferenceSuperResolution,
 )
 from khala.evals.speed.sizes import Timed
+from khala.nn import TrunkConfig
 from khala.nn.inference import InferenceTrunk
 from khala.superres.complete import Completion, Sketch
 from khala.tokens import COARSE_LEVELS
@@ -33,13 +36,18 @@ from khala.tokens import COARSE_LEVELS
 __all__ = [
     "Arm",
     "Timing",
+    "body_numbers",
     "codec_arms",
     "codes_of",
     "decode_arms",
+    "decode_bytes",
     "in_turns",
+    "kept_numbers",
     "our_pass",
     "our_token",
     "pass_arms",
+    "pass_flops",
+    "pass_seconds",
     "prompt_of",
 ]
 
@@ -115,6 +123,47 @@ def _our_steps(backbone: Backbone) -> dict[str, Steps]:
     return ways
 
 
+def decode_bytes(timed: Timed, num_read: float, *, guided: bool) -> dict[str, float]:
+    """Return the bytes that a token of each of `decode_arms` moves, by the same names.
+
+    Weights and what is kept of ``num_read`` tokens, as often as they are read or written. What
+    operations cost to begin is not in it.
+    """
+    config = timed.backbone.config
+    trunk = config.trunk
+    body, kept = body_numbers(trunk), kept_numbers(trunk) * num_read
+    whole, window = (rows * trunk.width for rows in (config.vocab_size, _num_scores(timed)))
+    group = trunk.num_heads // trunk.num_kv_heads
+    found = {
+        # old keys and values are read and written, and written and read again for every head
+        "reference": 4 * (body + whole + (2 + 2 * group) * kept),
+        "one cache of full length": 4 * (body + whole + kept),
+        "and only scores that can be sampled": 4 * (body + window + kept),
+    }
+    for streams in (1, 2) if guided else (1,):
+        name = ", guided" if streams == 2 else ""
+        found[f"ours, plain{name}"] = 4 * (body + window + streams * kept)
+        found[f"ours, int8{name}"] = body + 4 * (window + streams * kept)
+        of_stream = body + window + kept * (2 + 4 / trunk.head_width)
+        found[f"ours, int8 compiled{name}"] = streams * of_stream
+    return found
+
+
+def body_numbers(trunk: TrunkConfig) -> int:
+    """Return the numbers of a trunk's matrices."""
+    queries = (2 * trunk.num_heads + 2 * trunk.num_kv_heads) * trunk.head_width
+    return trunk.num_layers * trunk.width * (queries + 3 * trunk.ffn_width)
+
+
+def kept_numbers(trunk: TrunkConfig) -> int:
+    """Return the numbers of keys and values of a token."""
+    return 2 * trunk.num_layers * trunk.num_kv_heads * trunk.head_width
+
+
+def _num_scores(timed: Timed) -> int:
+    return timed.backbone.config.layout.codebook_size + 1
+
+
 def pass_arms(timed: Timed, *, num_prompt: int, num_frames: int) -> dict[str, Arm]:
     """Return arms that give the seconds of one pass, as a mean over levels."""
     codes_QT, prompt_S = codes_of(timed, num_frames), prompt_of(num_prompt)
@@ -137,6 +186,30 @@ def pass_arms(timed: Timed, *, num_prompt: int, num_frames: int) -> dict[str, Ar
         trunk = InferenceTrunk(timed.superres, dtype)
         arms[name] = _mean(partial(our_pass, timed, trunk, prompt_S, codes_QT), levels)
     return arms
+
+
+def pass_seconds(
+    timed: Timed, roof: Ceilings, *, num_prompt: int, num_frames: int
+) -> dict[str, float]:
+    """Return what a pass of each of `pass_arms` takes at the rate of large matrix products."""
+    num = num_prompt + num_frames
+    wide, narrow = (rate * 1e12 for rate in (roof.float32_tflop_s, roof.bfloat16_tflop_s))
+    exact = pass_flops(timed, num, num_frames)
+    plain = ("reference", "and a running sum", "ours, float32")
+    return {
+        "reference, padded": pass_flops(timed, PADDED, num_frames) / wide,
+        **dict.fromkeys(plain, exact / wide),
+        "ours, mixed": exact / max(wide, narrow),
+    }
+
+
+def pass_flops(timed: Timed, num_rows: int, num_frames: int) -> float:
+    """Return the operations of a pass over so many positions, frames among them."""
+    config = timed.superres.config
+    trunk = config.trunk
+    attention = 4 * num_rows**2 * trunk.num_heads * trunk.head_width * trunk.num_layers
+    scores = 2 * num_frames * config.layout.codebook_size * trunk.width
+    return 2.0 * body_numbers(trunk) * num_rows + attention + scores
 
 
 def codec_arms(timed: Timed, *, num_frames: int) -> dict[str, Arm]:
