@@ -140,11 +140,11 @@ def test_small_backbones_in_8_bits_are_read_so(
     exact = replace(small, stored={**stored, "backbone": "float32"})
     assert decide(exact, here, None, 180.0).dtype == plain
     songs = [
-        song_needs(small, num_prompt=100, num_frames=1_000, dtype=dtype, guided=True)
-        for dtype in ("int8", plain)
+        song_needs(small, num_prompt=100, num_frames=1_000, dtype=dtype, kind=kind, guided=True)
+        for kind, dtype in (("cpu", "int8"), ("cpu", plain), ("cuda", "int8"))
     ]
     exactly = 2 * 2 * 8 * 2 * 2_100 * 64 * 4
-    assert songs[1].held == exactly
+    assert songs[1].held == songs[2].held == exactly
     ratio = (64 * 2 + 4) / (64 * 4) if has_compiler else 1.0
     assert songs[0].held == round(exactly * ratio)
 

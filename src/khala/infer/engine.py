@@ -164,6 +164,7 @@ class Engine:
             num_prompt=len(prompt),
             num_frames=bounds.most,
             dtype=model.models.plan.dtype,
+            kind=model.models.device.partition(":")[0],
             guided=scale != 1.0,
         )
         self._scheduler.add(sequence.number, needed)

@@ -173,7 +173,7 @@ def needs(
     products = _products(size, machine, dtype)
     narrow = None if products is None else products.itemsize
     work = {
-        "backbone": _sketching(size, dtype, num_prompt, frames, rows=1 + guided)
+        "backbone": _sketching(size, dtype, machine.kind, num_prompt, frames, rows=1 + guided)
         + laid_out_bytes(size.backbone.trunk, item, 1 if dtype == "int8" else None),
         "superres": _completing(size.superres, num_prompt, frames, item)
         + laid_out_bytes(size.superres.trunk, item, narrow),
@@ -191,7 +191,7 @@ def needs(
 
 
 def song_needs(
-    size: ModelSize, *, num_prompt: int, num_frames: int, dtype: str, guided: bool
+    size: ModelSize, *, num_prompt: int, num_frames: int, dtype: str, kind: str, guided: bool
 ) -> SongNeeds:
     """Return what one song needs beside the weights, until it has all its levels.
 
@@ -200,12 +200,13 @@ def song_needs(
         num_prompt: tokens of its prompt.
         num_frames: the most it may have.
         dtype: what backbone and super-resolution compute in.
+        kind: of the device, see `Machine`.
         guided: two streams are written beside each other.
     """
     item = BYTES[size.weights_are(dtype)]
-    cache = _cache(size, dtype, num_prompt, num_frames, rows=1 + guided)
+    cache = _cache(size, dtype, kind, num_prompt, num_frames, rows=1 + guided)
     sums = 3 * (num_prompt + num_frames) * size.superres.trunk.width * 4
-    sketching = _sketching(size, dtype, num_prompt, num_frames, rows=1 + guided)
+    sketching = _sketching(size, dtype, kind, num_prompt, num_frames, rows=1 + guided)
     completing = _completing(size.superres, num_prompt, num_frames, item)
     return SongNeeds(held=max(cache, sums), passing=max(sketching - cache, completing - sums))
 
@@ -227,16 +228,20 @@ def longest_that_fits(size: ModelSize, machine: Machine, dtype: str, *, in_turns
     return low
 
 
-def _sketching(size: ModelSize, dtype: str, num_prompt: int, frames: int, *, rows: int) -> int:
+def _sketching(
+    size: ModelSize, dtype: str, kind: str, num_prompt: int, frames: int, *, rows: int
+) -> int:
     item = BYTES[size.weights_are(dtype)]
-    cache = _cache(size, dtype, num_prompt, frames, rows=rows)
+    cache = _cache(size, dtype, kind, num_prompt, frames, rows=rows)
     prompt = _kept(size.backbone.trunk, num_prompt) * item
     return cache + prompt + _one_pass(size.backbone.trunk, num_prompt, item)
 
 
-def _cache(size: ModelSize, dtype: str, num_prompt: int, frames: int, *, rows: int) -> int:
+def _cache(
+    size: ModelSize, dtype: str, kind: str, num_prompt: int, frames: int, *, rows: int
+) -> int:
     trunk, positions = size.backbone.trunk, num_prompt + 2 * frames
-    if dtype == "int8" and size.weights_are(dtype) == "float32" and compiled.suits(trunk, "cpu"):
+    if dtype == "int8" and size.weights_are(dtype) == "float32" and compiled.suits(trunk, kind):
         return rows * compiled.narrow_cache_bytes(trunk, positions)
     return rows * _kept(trunk, positions) * BYTES[size.weights_are(dtype)]
 

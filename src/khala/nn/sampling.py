@@ -88,7 +88,7 @@ def sample_top_k(
     if keep_ties and num_kept > 1:
         last_T1 = logits_TV.topk(num_kept, dim=1).values[:, -1:]
         num_kept = max(num_kept, int((logits_TV >= last_T1).sum(dim=1).max()))
-    elif 1 < num_kept > logits_TV.shape[1] // DENSE:
+    elif num_kept > max(1, logits_TV.shape[1] // DENSE):
         _check_finite(logits_TV.amax(dim=1), stage, level)
         key = draw_key(seed, stage, level)
         if logits_TV.device.type == "cpu":
