@@ -60,7 +60,6 @@ def plain(model: Backbone) -> Writer:
 
 
 def compiled_steps(model: Backbone) -> Writer:
-    pytest.importorskip("numba")
     return Writer(model, steps_of(model, has_int8_steps=True))
 
 
@@ -120,7 +119,6 @@ def test_every_way_writes_the_same_songs(
 
 def test_who_is_compiled(monkeypatch: pytest.MonkeyPatch, backbone: Backbone) -> None:
     """Large trunks, other numbers, other devices and computers without numba go the plain way."""
-    pytest.importorskip("numba")
     assert has_compiled_steps(backbone)
     assert isinstance(steps_of(backbone, has_int8_steps=True), CompiledSteps)
     assert not isinstance(steps_of(backbone, has_int8_steps=False), CompiledSteps)

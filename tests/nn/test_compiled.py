@@ -12,8 +12,6 @@ from khala.nn import Trunk, TrunkConfig, init_weights
 from khala.nn.compiled import CompiledSteps, NarrowCache, narrow_cache_bytes
 from khala.nn.inference import InferenceTrunk, in_8_bits
 
-pytest.importorskip("numba")
-
 CONFIG = TrunkConfig(
     width=64, num_layers=3, num_heads=4, num_kv_heads=2, head_width=16, ffn_width=96,
     double_fc1_bias=True,

@@ -42,7 +42,6 @@ def test_the_first_error_comes_out() -> None:
         torch.set_num_threads(before)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
 def test_a_forked_process_has_cores_of_its_own() -> None:
     """Waiting for threads that stayed in the parent would be for ever."""
     before = torch.get_num_threads()

@@ -9,8 +9,6 @@ import torch
 from khala.nn import sampling
 from khala.nn.sampling import gumbel, kept_mask, most_likely, sample_top_k
 
-pytest.importorskip("numba")
-
 
 def sample(logits_TV: torch.Tensor, top_k: int, temperature: float, first: int = 0) -> list[int]:
     return sample_top_k(

@@ -211,41 +211,42 @@ def _attend(
         a_K, b_K = q_HK[head] * scale, q_HK[other] * scale
         for start in range(0, num, PIECE):
             piece = slice(start, min(start + PIECE, num))
-            _score(a_K, b_K, keys_KS, start, shares_2S[0, piece], shares_2S[1, piece])
+            _add_up(a_K, b_K, keys_KS, start, shares_2S[0, piece], shares_2S[1, piece])
         for row in range(2):
             _soften(shares_2S[row], key_scale_S, value_scale_S)
         other_K = spare_K if other == head else y_HK[other]
-        _gather(shares_2S[0], shares_2S[1], values_SK, y_HK[head], other_K)
+        _add_up(shares_2S[0], shares_2S[1], values_SK, 0, y_HK[head], other_K)
 
 
 @compiled
-def _score(
-    a_K: Floats, b_K: Floats, keys_KS: npt.NDArray[np.int16], start: int, a_S: Floats, b_S: Floats
+def _add_up(
+    a_I: Floats,
+    b_I: Floats,
+    rows_IO: npt.NDArray[np.int16],
+    start: int,
+    a_O: Floats,
+    b_O: Floats,
 ) -> None:
-    """Write the products of two queries with keys from ``start`` on, without the keys' scales."""
-    stop = start + len(a_S)
-    a_S[:] = 0
-    b_S[:] = 0
-    whole = len(a_K) - len(a_K) % 4
+    """Write the sums of rows of a table, from column ``start`` on, times each of two vectors."""
+    stop = start + len(a_O)
+    a_O[:] = 0
+    b_O[:] = 0
+    whole = len(a_I) - len(a_I) % 4
     for i in range(0, whole, 4):
-        a0, a1, a2, a3 = a_K[i], a_K[i + 1], a_K[i + 2], a_K[i + 3]
-        b0, b1, b2, b3 = b_K[i], b_K[i + 1], b_K[i + 2], b_K[i + 3]
+        a0, a1, a2, a3 = a_I[i], a_I[i + 1], a_I[i + 2], a_I[i + 3]
+        b0, b1, b2, b3 = b_I[i], b_I[i + 1], b_I[i + 2], b_I[i + 3]
         # each a row of its own: a table cut out of a table has no neighbours in memory
-        k0_S, k1_S = keys_KS[i, start:stop], keys_KS[i + 1, start:stop]
-        k2_S, k3_S = keys_KS[i + 2, start:stop], keys_KS[i + 3, start:stop]
-        for s in range(len(a_S)):
-            k0, k1, k2, k3 = (
-                np.float32(k0_S[s]),
-                np.float32(k1_S[s]),
-                np.float32(k2_S[s]),
-                np.float32(k3_S[s]),
-            )
-            a_S[s] += k0 * a0 + k1 * a1 + k2 * a2 + k3 * a3
-            b_S[s] += k0 * b0 + k1 * b1 + k2 * b2 + k3 * b3
-    for i in range(whole, len(a_K)):
-        for s in range(len(a_S)):
-            a_S[s] += np.float32(keys_KS[i, start + s]) * a_K[i]
-            b_S[s] += np.float32(keys_KS[i, start + s]) * b_K[i]
+        r0_O, r1_O = rows_IO[i, start:stop], rows_IO[i + 1, start:stop]
+        r2_O, r3_O = rows_IO[i + 2, start:stop], rows_IO[i + 3, start:stop]
+        for o in range(len(a_O)):
+            r0, r1 = np.float32(r0_O[o]), np.float32(r1_O[o])
+            r2, r3 = np.float32(r2_O[o]), np.float32(r3_O[o])
+            a_O[o] += r0 * a0 + r1 * a1 + r2 * a2 + r3 * a3
+            b_O[o] += r0 * b0 + r1 * b1 + r2 * b2 + r3 * b3
+    for i in range(whole, len(a_I)):
+        for o in range(len(a_O)):
+            a_O[o] += np.float32(rows_IO[i, start + o]) * a_I[i]
+            b_O[o] += np.float32(rows_IO[i, start + o]) * b_I[i]
 
 
 @compiled
@@ -269,28 +270,6 @@ def _soften(score_S: Floats, key_scale_S: Floats, value_scale_S: Floats) -> None
     share = np.float32(1) / ((t0 + t1) + (t2 + t3))
     for s in range(num):
         score_S[s] *= value_scale_S[s] * share
-
-
-@compiled
-def _gather(
-    a_S: Floats, b_S: Floats, values_SK: npt.NDArray[np.int16], a_K: Floats, b_K: Floats
-) -> None:
-    """Write the sums of values for two heads' shares."""
-    a_K[:] = 0
-    b_K[:] = 0
-    whole = len(a_S) - len(a_S) % 4
-    for s in range(0, whole, 4):
-        a0, a1, a2, a3 = a_S[s], a_S[s + 1], a_S[s + 2], a_S[s + 3]
-        b0, b1, b2, b3 = b_S[s], b_S[s + 1], b_S[s + 2], b_S[s + 3]
-        for i in range(len(a_K)):
-            v0, v1 = np.float32(values_SK[s, i]), np.float32(values_SK[s + 1, i])
-            v2, v3 = np.float32(values_SK[s + 2, i]), np.float32(values_SK[s + 3, i])
-            a_K[i] += v0 * a0 + v1 * a1 + v2 * a2 + v3 * a3
-            b_K[i] += v0 * b0 + v1 * b1 + v2 * b2 + v3 * b3
-    for s in range(whole, len(a_S)):
-        for i in range(len(a_K)):
-            a_K[i] += np.float32(values_SK[s, i]) * a_S[s]
-            b_K[i] += np.float32(values_SK[s, i]) * b_S[s]
 
 
 @compiled
