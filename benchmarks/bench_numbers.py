@@ -167,7 +167,7 @@ def level_logits(
     marked_S[-1] = model.config.layout.marker_id(level)
     frames_TD = model.embed_levels(codes_QT[None], level)[0]
     stream_SD = torch.cat((model.embed(marked_S), frames_TD.to(model.embed.weight.dtype)))
-    hidden_SD = InferenceTrunk(model, products).whole(stream_SD)
+    hidden_SD = InferenceTrunk(model, products).whole(stream_SD, [len(stream_SD)])
     return model.level_logits(hidden_SD[len(prompt) :], level)
 
 

@@ -142,9 +142,30 @@ def test_a_request_nobody_can_make(model: Khala) -> None:
         model.generate_many([REQUEST, dataclasses.replace(REQUEST, levels=60)])
 
 
-def test_broken_numbers_break_one_song(model: Khala) -> None:
+def test_songs_that_share_passes_equal_each_alone(model: Khala) -> None:
+    """A device is given short songs together, whatever level each of them is at."""
+    engine = Engine(model=model, most_positions=10_000)
+    together: list[int] = []
+    complete = Engine._completion
+
+    def counted(self: Engine, sequence: Sequence) -> Completion:
+        """Note which songs are in which pass."""
+        together.append(sequence.number)
+        return complete(self, sequence)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "_completion", counted)
+        work = [engine.submit(request) for request in SEVERAL]
+        engine.run()
+    assert together != sorted(together), "some passes had several songs"
+    for request, sequence in zip(SEVERAL, work, strict=True):
+        assert same(song_of(sequence), model.generate(request))
+
+
+@pytest.mark.parametrize("most_positions", [0, 10_000])
+def test_broken_numbers_break_one_song(model: Khala, most_positions: int) -> None:
     """The others finish; the broken one says why and keeps the levels it has."""
-    engine = Engine(model=model)
+    engine = Engine(model=model, most_positions=most_positions)
     work = [engine.submit(request) for request in SEVERAL[:3]]
     while work[1].completion is None or work[1].completion.num_levels < 4:
         engine.step()
@@ -165,7 +186,7 @@ def test_a_lost_device_loses_no_finished_level(
     model: Khala, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Minutes of work are in the codes, and those are not on the device."""
-    add_level, write_frame = Completion.add_level, Writer.write_frame
+    draw, write_frame = Completion.draw, Writer.write_frame
 
     def lost(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA error: device lost\nand a trace")
@@ -179,10 +200,10 @@ def test_a_lost_device_loses_no_finished_level(
         engine.step()
         if second.writing is not None and second.writing.num_frames >= 25:
             break
-    monkeypatch.setattr(Completion, "add_level", lost)
+    monkeypatch.setattr(Completion, "draw", lost)
     monkeypatch.setattr(Writer, "write_frame", lost)
     engine.run()
-    monkeypatch.setattr(Completion, "add_level", add_level)
+    monkeypatch.setattr(Completion, "draw", draw)
     monkeypatch.setattr(Writer, "write_frame", write_frame)
     for sequence, stage in ((first, "superres"), (second, "backbone")):
         if sequence.song is not None:

@@ -8,8 +8,8 @@ from khala.errors import CapacityError
 from khala.infer.schedule import Scheduler, SongNeeds, Work
 
 
-def of(held: int = 10, passing: int = 5) -> SongNeeds:
-    return SongNeeds(held=held, passing=passing)
+def of(held: int = 10, passing: int = 5, positions: int = 100) -> SongNeeds:
+    return SongNeeds(held=held, passing=passing, positions=positions)
 
 
 def scheduler(most_bytes: int | None = None, **changes: object) -> Scheduler:
@@ -88,6 +88,24 @@ def test_frames_and_levels_share_the_time() -> None:
     assert plan.next() == Work(kind="level", songs=(0,)), "who came first is first"
     plan.leave(0)
     assert plan.next() == Work(kind="level", songs=(1,))
+
+
+def test_short_songs_share_a_pass() -> None:
+    """A device waits for work when a pass is short; with a long one others would only be later."""
+    plan = scheduler(most_songs=5, most_bytes=100, most_positions=250)
+    for song, needs in enumerate((of(), of(), of(), of(positions=900), of(passing=40))):
+        plan.add(song, needs)
+    for song in admit_all(plan):
+        plan.sketched(song)
+    assert plan.next() == Work(kind="level", songs=(0, 1)), "a third has too many positions"
+    for song in (0, 1, 2):
+        plan.leave(song)
+    assert plan.next() == Work(kind="level", songs=(3,)), "a long song has a pass of its own"
+    plan.leave(3)
+    plan.add(5, of(held=30, passing=30))
+    assert plan.admit() == 5
+    plan.sketched(5)
+    assert plan.next() == Work(kind="level", songs=(4,)), "40 held and 40 + 30 are too many bytes"
 
 
 def test_models_in_turns_change_once() -> None:

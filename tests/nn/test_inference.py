@@ -37,11 +37,21 @@ def test_a_whole_stream_equals_the_trunk(trunk: Trunk) -> None:
     """Super-resolution in use must be the model that was trained."""
     hidden_SD = rows(40, CONFIG.width)
     wanted = trunk.transform(hidden_SD[None], causal=False)[0]
-    torch.testing.assert_close(InferenceTrunk(trunk).whole(hidden_SD), wanted)
-    narrow = InferenceTrunk(trunk, torch.bfloat16).whole(hidden_SD)
+    torch.testing.assert_close(InferenceTrunk(trunk).whole(hidden_SD, [40]), wanted)
+    narrow = InferenceTrunk(trunk, torch.bfloat16).whole(hidden_SD, [40])
     assert narrow.dtype == torch.float32, "only the products are narrow"
     error = (narrow - wanted).square().mean().sqrt()
     assert 0.0 < float(error) < 0.02 * float(wanted.square().mean().sqrt())
+
+
+@torch.inference_mode()
+def test_streams_beside_each_other_do_not_see_each_other(trunk: Trunk) -> None:
+    """Several songs in one pass must each be the song that it is alone."""
+    laid_out, lengths = InferenceTrunk(trunk), [7, 23, 1, 9]
+    hidden_RD = rows(sum(lengths), CONFIG.width)
+    together = torch.split(laid_out.whole(hidden_RD, lengths), lengths)
+    for own, hidden_SD in zip(together, torch.split(hidden_RD, lengths), strict=True):
+        torch.testing.assert_close(own, laid_out.whole(hidden_SD, [len(hidden_SD)]))
 
 
 @torch.inference_mode()

@@ -186,9 +186,9 @@ def test_one_pass_per_level(model: SuperResolution, monkeypatch: pytest.MonkeyPa
     passes: list[int] = []
     whole = InferenceTrunk.whole
 
-    def counted(trunk: InferenceTrunk, hidden_SD: Tensor) -> Tensor:
+    def counted(trunk: InferenceTrunk, hidden_RD: Tensor, lengths: list[int]) -> Tensor:
         passes.append(1)
-        return whole(trunk, hidden_SD)
+        return whole(trunk, hidden_RD, lengths)
 
     monkeypatch.setattr(InferenceTrunk, "whole", counted)
     done: list[int] = []

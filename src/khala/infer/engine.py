@@ -1,7 +1,7 @@
 """The engine: one song or many, each as if it were alone.
 
 Songs come and go while others are worked on; a step is one frame of all sketches or one level of
-one song, and everything that is asked, like stopping, is answered between two steps.
+some songs, and everything that is asked, like stopping, is answered between two steps.
 
 Shape letters: Q levels, T frames.
 """
@@ -27,7 +27,7 @@ from khala.infer.schedule import Scheduler, Work
 from khala.machine import look_at
 from khala.nn.inference import InferenceTrunk
 from khala.song import Song, SongRequest
-from khala.superres.complete import Completion, Sketch
+from khala.superres.complete import Completion, Sketch, add_level
 
 if TYPE_CHECKING:
     from khala.infer.pipeline import Khala
@@ -36,6 +36,10 @@ __all__ = ["Engine", "Sequence"]
 
 USABLE_SHARE = 0.9
 """Of the memory that is free when an engine is made; the rest is for what nobody counts."""
+
+PASS_POSITIONS = 4096
+"""Of short songs that a device reads in one pass: with fewer it waits for the next thing to do,
+with more the songs in front only become later."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -95,6 +99,13 @@ class Engine:
     most_bytes: int | None = None
     """Memory for songs beside the weights; None: most of what is free now, where that is known."""
 
+    most_positions: int | None = None
+    """Of several songs in one pass of super-resolution; a longer song has passes of its own.
+
+    None: `PASS_POSITIONS`, and 0 on a CPU, which one song fills and where the songs beside it would
+    change its rounding.
+    """
+
     _scheduler: Scheduler = field(init=False)
     _sequences: dict[int, Sequence] = field(default_factory=dict, init=False)
     _num_submitted: int = field(default=0, init=False)
@@ -108,9 +119,12 @@ class Engine:
         if self.most_bytes is None and free is not None:
             coming = models.size.weights(models.plan.dtype) if models.plan.turns else {"": 0}
             self.most_bytes = max(int(USABLE_SHARE * free) - max(coming.values()), 0)
+        if self.most_positions is None:
+            self.most_positions = 0 if models.device == "cpu" else PASS_POSITIONS
         self._scheduler = Scheduler(
             most_songs=self.most_songs,
             most_bytes=self.most_bytes,
+            most_positions=self.most_positions,
             one_stage_at_a_time=models.plan.turns,
         )
 
@@ -200,7 +214,7 @@ class Engine:
         if work.kind == "frame":
             self._write_frame(work)
         else:
-            self._add_level(self._sequences[work.songs[0]])
+            self._add_level(work)
         self._scheduler.took(work.kind, time.perf_counter() - started_s)
         return True
 
@@ -301,20 +315,30 @@ class Engine:
         sequence.clock = StageClock(stage="superres", total=num_new, on_event=sequence.on_event)
         sequence.sketch = sketch
 
-    def _add_level(self, sequence: Sequence) -> None:
-        if not self._guarded([sequence], "superres", lambda: self._complete(sequence)):
-            return
-        completion, clock = sequence.completion, sequence.clock
-        assert completion is not None
-        assert clock is not None
-        clock.report(completion.num_levels - sequence.began_with)
-        if sequence.previewer is not None and completion.num_levels < sequence.request.levels:
-            sequence.previewer.refined(completion.codes_QT)
-        if completion.num_levels == sequence.request.levels:
-            self._finish(sequence, completion.codes_QT)
+    def _add_level(self, work: Work) -> None:
+        """Give some songs one more level, and hand over those that have all."""
+        sequences = [self._sequences[number] for number in work.songs]
+        completions: list[Completion] = []
 
-    def _complete(self, sequence: Sequence) -> None:
-        """Give a song one more level."""
+        def complete() -> None:
+            completions.extend(self._completion(sequence) for sequence in sequences)
+            add_level(completions)
+
+        if not self._guarded(sequences, "superres", complete):
+            return
+        for sequence, completion in zip(sequences, completions, strict=True):
+            if completion.failed is not None:
+                self._fail(sequence, completion.failed)
+                continue
+            assert sequence.clock is not None
+            sequence.clock.report(completion.num_levels - sequence.began_with)
+            if completion.num_levels == sequence.request.levels:
+                self._finish(sequence, completion.codes_QT)
+            elif sequence.previewer is not None:
+                sequence.previewer.refined(completion.codes_QT)
+
+    def _completion(self, sequence: Sequence) -> Completion:
+        """Return what gives a song its levels; it begins with the first."""
         self._use("superres")
         model = self.model.superres
         if self._trunk is None:
@@ -329,7 +353,7 @@ class Engine:
                 top_k=model.config.sampling_top_k if top_k is None else top_k,
                 temperature=model.config.sampling_temperature,
             )
-        sequence.completion.add_level()
+        return sequence.completion
 
     def _guarded(self, sequences: list[Sequence], stage: str, work: Callable[[], None]) -> bool:
         """Work, and let what goes wrong end the songs it was for; others go on."""

@@ -208,7 +208,11 @@ def song_needs(
     sums = 3 * (num_prompt + num_frames) * size.superres.trunk.width * 4
     sketching = _sketching(size, dtype, kind, num_prompt, num_frames, rows=1 + guided)
     completing = _completing(size.superres, num_prompt, num_frames, item)
-    return SongNeeds(held=max(cache, sums), passing=max(sketching - cache, completing - sums))
+    return SongNeeds(
+        held=max(cache, sums),
+        passing=max(sketching - cache, completing - sums),
+        positions=num_prompt + num_frames,
+    )
 
 
 def longest_that_fits(size: ModelSize, machine: Machine, dtype: str, *, in_turns: bool) -> int:

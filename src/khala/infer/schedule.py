@@ -23,7 +23,7 @@ class Work:
     """One thing to do next."""
 
     kind: Kind
-    """"frame": write one of every song named; "level": give the song named one more."""
+    """"frame": write one of every song named; "level": give the songs named one more."""
 
     songs: tuple[int, ...]
 
@@ -38,23 +38,32 @@ class SongNeeds:
     passing: int
     """More while it is at work itself."""
 
+    positions: int
+    """That a pass of super-resolution reads."""
+
 
 class Scheduler:
     """The order of work for songs that are known by numbers."""
 
     def __init__(
-        self, *, most_songs: int, most_bytes: int | None, one_stage_at_a_time: bool = False
+        self,
+        *,
+        most_songs: int,
+        most_bytes: int | None,
+        most_positions: int = 0,
+        one_stage_at_a_time: bool = False,
     ) -> None:
         """Begin with no songs.
 
         Args:
             most_songs: that are worked on at once.
             most_bytes: that they may hold together; None: nobody counts.
+            most_positions: that a pass reads of several songs; one alone may have more.
             one_stage_at_a_time: frames of all songs before levels of any, for models that are in
                 memory in turns.
         """
         self._most_songs, self._most_bytes = most_songs, most_bytes
-        self._one_stage = one_stage_at_a_time
+        self._most_positions, self._one_stage = most_positions, one_stage_at_a_time
         self._needs: dict[int, SongNeeds] = {}
         self._waiting: list[int] = []
         self._sketching: list[int] = []
@@ -119,7 +128,7 @@ class Scheduler:
     def next(self) -> Work | None:
         """Return what to do, None if there is nothing."""
         frames = Work(kind="frame", songs=tuple(self._sketching)) if self._sketching else None
-        level = Work(kind="level", songs=(self._refining[0],)) if self._refining else None
+        level = Work(kind="level", songs=self._passing()) if self._refining else None
         if frames is None or level is None:
             # who works alone owes nobody anything
             self._spent_s = {"frame": 0.0, "level": 0.0}
@@ -127,6 +136,21 @@ class Scheduler:
         if self._one_stage or self._spent_s["frame"] <= self._spent_s["level"]:
             return frames
         return level
+
+    def _passing(self) -> tuple[int, ...]:
+        """Return the songs of the next pass: the first, and those after it that it has room for."""
+        working = [self._needs[one] for one in self._sketching + self._refining]
+        held = sum(one.held for one in working)
+        songs: list[int] = []
+        passing = positions = 0
+        for song in self._refining:
+            needs = self._needs[song]
+            passing, positions = passing + needs.passing, positions + needs.positions
+            has_room = self._most_bytes is None or held + passing <= self._most_bytes
+            if songs and (positions > self._most_positions or not has_room):
+                break
+            songs.append(song)
+        return tuple(songs)
 
     def _fits(self, songs: Sequence[SongNeeds]) -> bool:
         """Whether songs can be worked on together: they take turns at passes."""

@@ -149,22 +149,30 @@ class InferenceTrunk:
         cos_R1K, sin_R1K = (table[places_R, None].to(self._dtype) for table in tables)
         return self._run(hidden_RD, (cos_R1K, sin_R1K), attend, block_linear)
 
-    def whole(self, hidden_SD: Tensor) -> Tensor:
-        """Return hidden_SD after the final norm of one stream in which every row sees all."""
-        num = hidden_SD.shape[0]
-        cos_S1K, sin_S1K = (
-            table[:num, None].to(self._dtype) for table in (self._trunk.cos_SK, self._trunk.sin_SK)
+    def whole(self, hidden_RD: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Read whole streams in which every row sees all of its own stream.
+
+        On a CPU the rounding of a row depends on how many there are; a stream alone is always the
+        same.
+
+        Args:
+            hidden_RD: the rows of all streams, one stream after another.
+            lengths: rows of each.
+
+        Returns:
+            hidden_RD after the final norm.
+        """
+        tables = (self._trunk.cos_SK, self._trunk.sin_SK)
+        cos_R1K, sin_R1K = (
+            torch.cat([table[:num, None] for num in lengths]).to(self._dtype) for table in tables
         )
 
         def attend(_: int, q_RHK: Tensor, k_RGK: Tensor, v_RGK: Tensor) -> Tensor:
-            q, k, v = (x.transpose(0, 1)[None] for x in (q_RHK, k_RGK, v_RGK))
-            if suits(q):
-                y = blocked_attention(q, k, v, mask=None, is_causal=False)
-            else:
-                y = F.scaled_dot_product_attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1])
-            return y[0].transpose(0, 1).reshape(num, -1)
+            streams = (torch.split(x, list(lengths)) for x in (q_RHK, k_RGK, v_RGK))
+            ys = [_attend_whole(*stream) for stream in zip(*streams, strict=True)]
+            return ys[0] if len(ys) == 1 else torch.cat(ys)
 
-        return self._run(hidden_SD, (cos_S1K, sin_S1K), attend, F.linear)
+        return self._run(hidden_RD, (cos_R1K, sin_R1K), attend, F.linear)
 
     def _angles(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return cosines and sines of rows at these positions, [R or 1, 1, K]."""
@@ -193,6 +201,16 @@ class InferenceTrunk:
             gate, up = layer.gate_up(x_RD, product).chunk(2, dim=1)
             hidden_RD = hidden_RD + layer.down(F.silu(gate).mul_(up), product)
         return F.rms_norm(hidden_RD, shape, self._trunk.norm.weight, eps)
+
+
+def _attend_whole(q_SHK: Tensor, k_SGK: Tensor, v_SGK: Tensor) -> Tensor:
+    """Let every position of a stream look at all of it, [S, H * K]."""
+    q, k, v = (x.transpose(0, 1)[None] for x in (q_SHK, k_SGK, v_SGK))
+    if suits(q):
+        y = blocked_attention(q, k, v, mask=None, is_causal=False)
+    else:
+        y = F.scaled_dot_product_attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1])
+    return y[0].transpose(0, 1).reshape(len(q_SHK), -1)
 
 
 def laid_out_bytes(config: TrunkConfig, size: int, narrow: int | None = None) -> int:

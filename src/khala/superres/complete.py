@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from khala.errors import RequestError, TokenError
+from khala.errors import RequestError, StageError, TokenError
 from khala.nn.inference import InferenceTrunk
 from khala.nn.sampling import sample_top_k
 from khala.superres.model import SuperResolution
@@ -50,8 +50,9 @@ def complete_songs(
 
     The frames' input is a running float32 sum: each pass adds the embedding of the level written
     last, so the cost of a pass does not grow with its level. Every song is computed by itself and
-    without padding: a pass over a whole song fills the machine. Draws are addressed by (seed,
-    "superres", level, frame), so neither the other songs nor the starting level matter.
+    without padding: a pass over a whole song fills the machine; `add_level` takes several at once.
+    Draws are addressed by (seed, "superres", level, frame), so neither the other songs nor the
+    starting level matter.
 
     Args:
         sketches: songs with the same number of levels present.
@@ -116,7 +117,11 @@ class Completion:
             model: has the tables; ``trunk`` is its own.
             sketch: checked; see `complete_songs`, also for what draws the codes.
         """
-        self._model, self._sketch, self._trunk = model, sketch, trunk
+        self.trunk = trunk
+        self.failed: StageError | None = None
+        """Why there is no next level: the scores were no numbers."""
+
+        self._model, self._sketch = model, sketch
         self._top_k, self._temperature = top_k, temperature
         self._padded_positions = padded_positions
         device = model.lm_head.weight.device
@@ -136,18 +141,32 @@ class Completion:
         """All levels that are there, int64, on the CPU: a lost device takes none of them along."""
         return torch.stack(self._levels_T)
 
-    @torch.inference_mode()
     def add_level(self) -> None:
         """Write the next level of every frame.
 
         Raises:
             StageError: the model gave scores that are no numbers.
         """
-        model, level = self._model, self.num_levels
-        marker = torch.tensor(model.config.layout.marker_id(level), device=self._frames_TD.device)
+        add_level([self])
+        if self.failed is not None:
+            raise self.failed
+
+    def stream(self) -> Tensor:
+        """Return what the trunk reads for the next level: prompt, marker, frames; [S, D]."""
+        model = self._model
+        marker = torch.tensor(
+            model.config.layout.marker_id(self.num_levels), device=self._frames_TD.device
+        )
         self._prompt_PD[-1] = model.embed(marker)
-        frames_TD = self._frames_TD.to(self._prompt_PD.dtype)
-        hidden_SD = self._trunk.whole(torch.cat((self._prompt_PD, frames_TD)))
+        return torch.cat((self._prompt_PD, self._frames_TD.to(self._prompt_PD.dtype)))
+
+    def draw(self, hidden_SD: Tensor) -> None:
+        """Write the next level from what the trunk made of the stream.
+
+        Raises:
+            StageError: the model gave scores that are no numbers.
+        """
+        model, level = self._model, self.num_levels
         logits_TV = model.level_logits(hidden_SD[len(self._prompt_PD) :], level)
         codes_T = sample_top_k(
             logits_TV,
@@ -161,6 +180,23 @@ class Completion:
         self._levels_T.append(codes_T.cpu())
         if level + 1 < model.config.layout.num_levels:
             self._frames_TD += model.embed_level(codes_T, level)
+
+
+@torch.inference_mode()
+def add_level(songs: Sequence[Completion]) -> None:
+    """Write the next level of every frame of some songs of one trunk in one pass.
+
+    The songs need not have the same number of levels. One whose scores are no numbers is marked
+    ``failed``; the others go on.
+    """
+    streams = [song.stream() for song in songs]
+    lengths = [len(stream) for stream in streams]
+    hidden_RD = songs[0].trunk.whole(torch.cat(streams), lengths)
+    for song, hidden_SD in zip(songs, torch.split(hidden_RD, lengths), strict=True):
+        try:
+            song.draw(hidden_SD)
+        except StageError as error:
+            song.failed = error
 
 
 def _draws(sketch: Sketch, level: int, padded_positions: int | None) -> Tensor:
