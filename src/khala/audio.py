@@ -39,6 +39,7 @@ __all__ = [
     "AudioFormat",
     "audio_format",
     "check_output",
+    "encode_audio",
     "log_mel",
     "loudness_lufs",
     "mel_filterbank",
@@ -172,16 +173,27 @@ def write_audio(
     ``metadata`` becomes the file's tags (title, artist, comment, ...). The bytes depend on the
     arguments only. Errors: AudioError; OSError when the disk refuses.
     """
-    fmt = audio_format(path)
-    wave = _checked_wave(wave_CN)
-    peak = float(np.abs(wave).max(initial=0.0))
-    if peak > 1.0 + 2.0**-15:
-        raise AudioError(f"{str(path)!r}: the wave peaks at {peak:.3f} and would clip; allowed 1.0")
-    data = _encoded(wave, fmt, sample_rate_hz, metadata or {})
+    data = encode_audio(path, wave_CN, sample_rate_hz=sample_rate_hz, metadata=metadata)
     with replacing(Path(path)) as temporary, temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def encode_audio(
+    name: str | os.PathLike[str],
+    wave_CN: npt.NDArray[np.floating[Any]],
+    *,
+    sample_rate_hz: int,
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """Return what `write_audio` writes under a name."""
+    fmt = audio_format(name)
+    wave = _checked_wave(wave_CN)
+    peak = float(np.abs(wave).max(initial=0.0))
+    if peak > 1.0 + 2.0**-15:
+        raise AudioError(f"{str(name)!r}: the wave peaks at {peak:.3f} and would clip; allowed 1.0")
+    return _encoded(wave, fmt, sample_rate_hz, metadata or {})
 
 
 def _checked_wave(wave_CN: npt.NDArray[np.floating[Any]]) -> Wave:

@@ -35,6 +35,8 @@ COMMANDS = (
     ("convert", "turn published weights into a model folder", "convert"),
     ("eval", "measure quality on held-out songs, with peers", "evaluate"),
     ("bench", "measure how fast songs are made here, beside a reference", "bench"),
+    ("serve", "start the service and the studio", "serve"),
+    ("worker", "start more workers for a service", "serve"),
     ("doctor", "say what this computer can run", "doctor"),
 )
 """Name, one line, and the module of khala.commands that has ``add_NAME`` and ``run_NAME``."""

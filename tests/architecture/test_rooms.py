@@ -26,6 +26,7 @@ EVERYTHING = MODELS | {
     "recipes",
     "infer",
     "evals",
+    "serve",
     "commands",
 }
 ALLOWED = {
@@ -49,6 +50,7 @@ ALLOWED = {
     "recipes": MODELS | {"train"},
     "infer": MODELS | {"convert"},
     "evals": MODELS | {"convert", "corpus", "synth", "train", "recipes", "infer"},
+    "serve": BASE | {"audio", "tokens", "infer"},
     "commands": EVERYTHING,
     "cli": EVERYTHING,
     "__main__": frozenset({"cli"}),

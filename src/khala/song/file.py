@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
@@ -97,14 +96,17 @@ def to_bytes(values: Mapping[str, Any], codes_QT: npt.NDArray[np.int16]) -> byte
     return content[:start] + sha256 + content[start + _NUM_HEX :]
 
 
-def read_file(file: BinaryIO) -> tuple[dict[str, Any], npt.NDArray[np.int16]]:
+def read_file(file: BinaryIO, num_bytes: int) -> tuple[dict[str, Any], npt.NDArray[np.int16]]:
     """Read what ``to_bytes`` wrote: sizes are checked before reading, every byte after it.
+
+    Args:
+        file: to be read from its beginning.
+        num_bytes: how long it is.
 
     Raises:
         DamageError, RequestError, TokenError, ValueError, TypeError, KeyError, RecursionError:
             it is something else. The first three carry a line for the user.
     """
-    num_bytes = os.fstat(file.fileno()).st_size
     if num_bytes > MAX_FILE_BYTES:
         raise DamageError(f"it has {num_bytes} bytes, at most {MAX_FILE_BYTES} are allowed")
     start = 8 + len(_HEAD)

@@ -7,12 +7,13 @@ Shape letters, this file only: Q residual levels, T codec frames, C channels, N 
 
 from __future__ import annotations
 
+import io
 import os
 import uuid
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -155,20 +156,36 @@ class Song:
         """Length of the sound in seconds."""
         return self.num_frames * self.hop / self.sample_rate_hz
 
-    def save(self, path: str | Path) -> Path:
-        """Write the song file; a reader sees the old file or the new one, never half of one.
+    def to_bytes(self) -> bytes:
+        """Return the content of a song file.
 
         Raises:
-            AudioError: the song is larger than a file may be, or the place cannot be written.
+            AudioError: the song is larger than a file may be.
         """
-        path = Path(path)
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         codes_QT = values.pop("codes_QT")
         if self.dtype == "float32":
             del values["dtype"]
         if self.compat == "none":
             del values["compat"]
-        content = to_bytes(values | {"request": self.request.to_dict()}, codes_QT)
+        return to_bytes(values | {"request": self.request.to_dict()}, codes_QT)
+
+    def with_levels(self, levels: int) -> Self:
+        """Return the same song with its first levels only.
+
+        Raises:
+            RequestError: more than are finished.
+        """
+        check_integer("levels", levels, 1, self.num_levels)
+        return replace(self, codes_QT=self.codes_QT[:levels])
+
+    def save(self, path: str | Path) -> Path:
+        """Write the song file; a reader sees the old file or the new one, never half of one.
+
+        Raises:
+            AudioError: the song is larger than a file may be, or the place cannot be written.
+        """
+        path, content = Path(path), self.to_bytes()
         temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
             with temporary.open("xb") as file:
@@ -191,7 +208,19 @@ class Song:
         path = Path(path)
         try:
             with path.open("rb") as file:
-                values, codes_QT = read_file(file)
+                return cls._read(file, os.fstat(file.fileno()).st_size, str(path))
+        except OSError as error:
+            raise AudioError(f"cannot read {path}: {error.strerror}") from error
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Self:
+        """Read the content of a song file; see `load`."""
+        return cls._read(io.BytesIO(content), len(content), "this")
+
+    @classmethod
+    def _read(cls, file: BinaryIO, num_bytes: int, name: str) -> Self:
+        try:
+            values, codes_QT = read_file(file, num_bytes)
             request = values.pop("request")
             if set(request) != {one.name for one in fields(SongRequest)}:
                 raise DamageError("its request is not complete")
@@ -200,12 +229,10 @@ class Song:
             if set(values) != {one.name for one in fields(cls)} - {"codes_QT", "request"}:
                 raise DamageError("its fields are not those of a song")
             return cls(request=SongRequest.from_dict(request), codes_QT=codes_QT, **values)
-        except OSError as error:
-            raise AudioError(f"cannot read {path}: {error.strerror}") from error
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise AudioError(f"{path} is not a song file: its header is not valid") from error
+            raise AudioError(f"{name} is not a song file: its header is not valid") from error
         except (DamageError, RequestError, TokenError) as error:
-            raise AudioError(f"{path} is not a whole song file: {error}") from error
+            raise AudioError(f"{name} is not a whole song file: {error}") from error
 
     def waveform(
         self, levels: int | None = None, codec: Codec | None = None

@@ -1,0 +1,92 @@
+"""Files that are sent: counted while they come, looked at without trust, and kept as songs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from khala.audio import encode_audio
+from khala.errors import RequestError
+from khala.serve.jobs import Order, new_id
+from khala.serve.service import Service
+from khala.serve.uploads import decode_upload
+from khala.song import Song, SongRequest
+
+__all__ = ["Upload", "keep", "receive"]
+
+SONG_FILE = b'{"__metadata__":{"sha256":"'
+"""What a .khala file has after its first eight bytes."""
+
+RATE_HZ = 44_100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upload:
+    """What was sent: a song, or a recording that becomes one."""
+
+    request: SongRequest
+    levels: int
+    """That it has; 0 for a recording."""
+
+    name: str
+    data: bytes
+
+
+async def receive(request: Request, service: Service) -> Upload:
+    """Read a body into a file of our own naming, and find out what it is.
+
+    Raises:
+        RequestError, AudioError, CapacityError: it is nothing that can be taken.
+    """
+    service.check_disk()
+    with tempfile.TemporaryDirectory(prefix="upload-", dir=service.settings.data) as folder:
+        path, num, head = Path(folder) / "sent", 0, b""
+        with path.open("wb") as file:
+            async for chunk in request.stream():
+                num += len(chunk)
+                head = (head + chunk)[:64] if len(head) < 64 else head
+                await run_in_threadpool(file.write, chunk)
+        if num == 0:
+            raise RequestError("the body is empty: send a .khala file or a recording")
+        if head[8:].startswith(SONG_FILE):
+            return _song(await run_in_threadpool(path.read_bytes))
+        wave_CN = await run_in_threadpool(decode_upload, path, workdir=Path(folder))
+        data = await run_in_threadpool(
+            lambda: encode_audio("upload.flac", wave_CN, sample_rate_hz=RATE_HZ)
+        )
+    duration_s = min(max(wave_CN.shape[1] / RATE_HZ, 1.0), 600.0)
+    most = max((one["levels"] for one in service.models()), default=64)
+    wanted = SongRequest(instrumental=True, duration_s=duration_s, levels=most)
+    return Upload(request=wanted, levels=0, name="upload.flac", data=data)
+
+
+def _song(data: bytes) -> Upload:
+    song = Song.from_bytes(data)
+    if song.num_levels < 2:
+        raise RequestError("this song has one level: at least 2 are needed")
+    wanted = dataclasses.replace(song.request, levels=song.num_levels)
+    return Upload(request=wanted, levels=song.num_levels, name="song.khala", data=data)
+
+
+def keep(service: Service, owner: str, upload: Upload, title: str) -> list[str]:
+    """Store what was sent and have it made into a song; return its id."""
+    song, digest = new_id(), hashlib.sha256(upload.data).hexdigest()
+    service.files.write(song, upload.name, upload.data)
+    file = {
+        "name": upload.name, "bytes": len(upload.data), "sha256": digest, "levels": upload.levels,
+    }  # fmt: skip
+    order = Order(
+        owner=owner, requests=[upload.request], titles=[title], ids=[song], levels=upload.levels,
+        files=[file],
+    )  # fmt: skip
+    try:
+        return service.submit(order)
+    except BaseException:
+        service.files.remove(song)
+        raise
