@@ -27,6 +27,7 @@ EVERYTHING = MODELS | {
     "infer",
     "evals",
     "serve",
+    "client",
     "commands",
 }
 ALLOWED = {
@@ -35,6 +36,7 @@ ALLOWED = {
     "processes": frozenset(),
     "hub": frozenset(),
     "machine": frozenset({"errors"}),
+    "client": frozenset({"errors"}),
     "audio": BASE,
     "nn": BASE,
     "tokens": BASE,

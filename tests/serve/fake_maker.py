@@ -1,8 +1,8 @@
 """A maker without models: the same request gives the same song, at once, or as badly as asked.
 
-Words of the prompt say what goes wrong: "crash" (the worker dies in the detail), "suicide" (it kills
-itself from inside), "hang" (it stands still), "broken" (an exception), "slow" (a tenth of a second
-for each step).
+Words of the prompt say what goes wrong: "crash" (the worker dies in the detail), "suicide" (it
+kills itself from inside), "hang" (it stands still), "broken" (an exception), "slow" (a tenth of a
+second for each step).
 """
 
 from __future__ import annotations
@@ -96,6 +96,8 @@ class FakeMaker:
         return self.song(song.request, levels)
 
     def sound(self, song: Song, *, should_stop: Callable[[], bool]) -> Wave:
+        if should_stop():
+            raise Cancelled("stopped")
         num = song.num_frames * HOP
         tone = np.sin(np.arange(num, dtype=np.float32) * (0.01 + 0.001 * (song.seed % 50)))
         return np.stack([tone, tone]) * np.float32(0.3)
@@ -109,7 +111,7 @@ class FakeMaker:
         )  # fmt: skip
 
     def picture(self, song: Song, wave_CN: Wave) -> bytes | None:
-        return None
+        return b"picture" if song.num_levels and wave_CN.size else None
 
     def _step(
         self,

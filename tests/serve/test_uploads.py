@@ -251,6 +251,19 @@ def test_only_plain_files_of_allowed_size(good: Path, tmp_path: Path, workdir: P
         DecodeLimits(cpu_s=0)
 
 
+def test_a_machine_at_its_end_says_later(
+    good: Path, tmp_path: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk or too many processes are no fault of the file: a user who is told that it is
+    damaged would throw it away."""
+    with pytest.raises(CapacityError, match="cannot be decoded now: no such file"):
+        decode_upload(good, workdir=tmp_path / "missing")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+    with pytest.raises(CapacityError, match="cannot be decoded now: no such file"):
+        decode_upload(good, workdir=workdir)
+    assert list(workdir.iterdir()) == []
+
+
 # ------------------------------------------------------------------------------- a hostile decoder
 
 

@@ -241,21 +241,24 @@ class Jobs:
         wanted = row["levels_wanted"] if levels is None else levels
         if row["state"] in LIVE:
             raise Conflict(f"this song is {row['state']}: pause or cancel it first")
-        if row["state"] == "done" and wanted <= row["levels"]:
-            raise Conflict(f"this song has {row['levels']} levels already: ask for more")
         if wanted < row["levels"]:
             raise RequestError(
                 f"levels is {wanted}, but {row['levels']} are there already: give "
                 f"{row['levels']} to 64"
             )
+        if row["state"] == "done" and wanted <= row["levels"]:
+            raise Conflict(f"this song has {row['levels']} levels already: ask for more")
         with self.engine.begin() as db:
             values = {
+                **({"levels": 0, "is_part": False} if row["is_part"] else {}),
                 "state": "queued", "stage": "", "wish": "", "error": None, "crashes": 0, "kills": 0,
                 "levels_wanted": wanted, "queued_at": time.time(), "finished_at": None, "done": 0,
                 "total": 0, "eta_s": None, "jobs": row["jobs"] + 1,
                 "job": f"{row['id']}-{row['jobs'] + 1}",
             }  # fmt: skip
-            same = sa.and_(SONGS.c.id == row["id"], SONGS.c.job == row["job"])
+            same = sa.and_(
+                SONGS.c.id == row["id"], SONGS.c.job == row["job"], SONGS.c.wish != "delete"
+            )
             idle = SONGS.c.state.not_in(LIVE)
             if db.execute(sa.update(SONGS).where(same, idle).values(**values)).rowcount == 0:
                 raise Conflict("this song was changed by somebody else just now")

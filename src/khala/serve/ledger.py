@@ -167,6 +167,10 @@ class Ledger:
             The row as it is now, or None if it was not changed.
         """
         where = [SONGS.c.id == song]
+        values = dict(values)
+        if "wish" in values:  # to be deleted is the last wish
+            last = SONGS.c.wish == "delete"
+            values["wish"] = sa.case((last, "delete"), else_=values["wish"])
         if run is not None:
             where.append(SONGS.c.run == run)
         if states is not None:

@@ -146,6 +146,8 @@ class Making:
         """Decide what is left to do."""
         files = self.ledger.files(run.song)
         heard = {row["levels"] for name, row in files.items() if name.startswith("audio-")}
+        if run.row["levels"] == 0:
+            heard = set()  # of a part, which is made whole now
         wanted = min(run.row["levels_wanted"], self.maker.about["levels"])
         return stages_of(
             levels=run.row["levels"],
@@ -198,7 +200,8 @@ class Making:
             state = "paused" if run.wish == "pause" else "cancelled"
         gone = self._pieces(run) if state != "paused" else []
         now = {} if state == "paused" else {"finished_at": time.time()}
-        self._write(run, {"state": state, "wish": "", "stage": "", "eta_s": None, **now}, gone=gone)
+        over = {"state": state, "wish": "", "stage": "", "eta_s": None, "run": ""}
+        self._write(run, {**over, **now}, gone=gone)
         for name in gone:
             self.files.remove(run.song, name)
 
@@ -211,10 +214,10 @@ class Making:
 
         def on_piece(wave_CN: Wave, start_s: float) -> None:
             nonlocal num, gain
-            name = f"piece-{num:03d}.flac"
+            name = f"piece-{num:03d}.wav"
             gain = min(gain, headroom(wave_CN))  # never up again: pieces are heard in a row
             data, _ = self.sealer.encode(
-                wave_CN * gain, ".flac", sample_rate_hz=rate_hz, row=run.row, levels=2,
+                wave_CN * gain, ".wav", sample_rate_hz=rate_hz, row=run.row, levels=2,
                 digests=self.maker.about["digests"],
             )  # fmt: skip
             piece = {"number": num, "start_s": start_s, "seconds": wave_CN.shape[1] / rate_hz}
@@ -286,11 +289,12 @@ class Making:
         song = Song.from_bytes(self.files.read(run.song, "song.khala"))
         return song if levels is None else song.with_levels(levels)
 
-    def _keep_song(self, run: Run, song: Song) -> None:
+    def _keep_song(self, run: Run, song: Song, *, is_part: bool = False) -> None:
         data = song.to_bytes()
         file = self._put(run, "song.khala", data, song.num_levels)
         values = {
             "levels": song.num_levels,
+            "is_part": is_part,
             "frames": song.num_frames,
             "duration_s": song.duration_s,
         }
@@ -299,10 +303,12 @@ class Making:
     def _keep_part(self, run: Run, stage: Stage, finished: object | None) -> None:
         """Keep what was finished of a stage that was stopped.
 
-        A part of a sketch is kept only of a song that shall not go on: it cannot be continued.
+        A part of a sketch is kept only of a cancelled song. Going on with it begins the sketch
+        again, with the same notes: the same seed and words give the same song.
         """
-        if isinstance(finished, Song) and (stage.kind == "detail" or run.wish == "cancel"):
-            self._keep_song(run, finished)
+        is_part = stage.kind == "sketch"
+        if isinstance(finished, Song) and (not is_part or run.wish == "cancel"):
+            self._keep_song(run, finished, is_part=is_part)
 
     def _keep(
         self, run: Run, name: str, data: bytes, *, levels: int, type: str, data_of_event: Any

@@ -189,10 +189,10 @@ def audio(
 
 
 @router.get("/songs/{song}/pieces/{number}", operation_id="getPiece", response_class=Response,
-            responses={200: {"content": {"audio/flac": {}}}})  # fmt: skip
+            responses={200: {"content": {"audio/wav": {}}}})  # fmt: skip
 def piece(request: Request, song: SongId, number: int) -> Response:
     """Return a piece of the sketch, while it is written."""
-    return stored(request, song, f"piece-{number:03d}.flac" if 0 <= number < 1_000 else "none")
+    return stored(request, song, f"piece-{number:03d}.wav" if 0 <= number < 1_000 else "none")
 
 
 @router.get("/songs/{song}/peaks", operation_id="getPeaks", response_class=Response,

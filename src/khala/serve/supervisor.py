@@ -202,7 +202,7 @@ class Supervisor:
 
     def _blame(self, worker: str, why: str, *, is_killed: bool) -> None:
         """Note that a worker died of its song, and set aside one that killed too many."""
-        at_work = sa.select(SONGS).where(SONGS.c.worker == worker, SONGS.c.state == "working")
+        at_work = sa.select(SONGS).where(SONGS.c.worker == worker, SONGS.c.run != "")
         with self._engine.connect() as db:
             rows = db.execute(at_work).mappings().all()
         for row in rows:

@@ -50,6 +50,7 @@ SONGS = sa.Table(
     sa.Column("queued_at", sa.Float, nullable=False),
     sa.Column("finished_at", sa.Float),
     sa.Column("levels", sa.Integer, nullable=False, default=0),  # finished
+    sa.Column("is_part", sa.Boolean, nullable=False, default=False),  # of a sketch
     sa.Column("levels_wanted", sa.Integer, nullable=False),
     sa.Column("frames", sa.Integer, nullable=False, default=0),
     sa.Column("duration_s", sa.Float),

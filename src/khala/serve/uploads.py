@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -70,7 +70,7 @@ class DecodeLimits:
     """Of the sound."""
 
     memory_bytes: int = 1 << 30
-    """Address space of the decoder; it needs a tenth."""
+    """Address space of the decoder; it needs 120 MiB."""
 
     cpu_s: int = 20
     """Seconds of computing."""
@@ -101,9 +101,9 @@ def decode_upload(path: Path, *, workdir: Path, limits: DecodeLimits | None = No
         StageError: the decoder does not run here at all.
     """
     limits = limits or DecodeLimits()
-    with _opened(path, limits) as upload, _unnamed(workdir) as samples:
+    with _opened(path, limits) as upload, _place(workdir) as (samples, empty):
         container_of(upload)
-        status, said = _run(upload, samples, limits, workdir)
+        status, said = _run(upload, samples, empty, limits)
         _check(status, said, limits)
         return _collected(samples, limits)
 
@@ -117,13 +117,13 @@ def sandbox_report(workdir: Path | None = None) -> dict[str, str]:
     with tempfile.TemporaryDirectory(dir=workdir) as name:
         folder = Path(name)
         (folder / "silence").write_bytes(silence)
-        with _opened(folder / "silence", limits) as upload, _unnamed(folder) as samples:
-            try:
-                status, said = _run(upload, samples, limits, folder)
+        try:
+            with _opened(folder / "silence", limits) as upload, _place(folder) as (samples, empty):
+                status, said = _run(upload, samples, empty, limits)
                 _check(status, said, limits)
                 num_samples = _collected(samples, limits).shape[1]
-            except KhalaError as error:
-                return {"decoder": f"off: {error}"}
+        except KhalaError as error:
+            return {"decoder": f"off: {error}"}
     return {"decoder": "on" if num_samples == 100 else "off: it lost samples", **json.loads(said)}
 
 
@@ -149,13 +149,24 @@ def _opened(path: Path, limits: DecodeLimits) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _unnamed(workdir: Path) -> Iterator[BinaryIO]:
-    with tempfile.TemporaryFile(dir=workdir) as file:
-        yield file
+def _place(workdir: Path) -> Iterator[tuple[BinaryIO, str]]:
+    """Give a file without a name for the samples, and an empty folder to stand in."""
+    with ExitStack() as stack:
+        try:
+            samples = stack.enter_context(tempfile.TemporaryFile(dir=workdir))
+            empty = stack.enter_context(tempfile.TemporaryDirectory(dir=workdir))
+        except OSError as error:
+            raise _not_now(error) from error
+        yield samples, empty
+
+
+def _not_now(error: OSError) -> CapacityError:
+    reason = (error.strerror or str(error)).lower()
+    return CapacityError(f"the uploaded file cannot be decoded now: {reason}")
 
 
 def _run(
-    upload: BinaryIO, samples: BinaryIO, limits: DecodeLimits, workdir: Path
+    upload: BinaryIO, samples: BinaryIO, empty: str, limits: DecodeLimits
 ) -> tuple[int | None, bytes]:
     """Run the decoder to its end; its exit status, None if time was up, and what it said."""
     upload.seek(0)
@@ -165,28 +176,26 @@ def _run(
     kept = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # some interpreters do not start without
     environment = dict.fromkeys(threads, "1")
     environment |= {name: os.environ[name] for name in kept if name in os.environ}
-    with tempfile.TemporaryDirectory(dir=workdir) as folder:
-        try:
-            process = subprocess.Popen(
-                words,
-                stdin=upload,
-                stdout=samples,
-                stderr=subprocess.PIPE,
-                cwd=folder,
-                env=environment,
-                start_new_session=True,
-            )
-        except OSError as error:
-            reason = f"cannot start a decoder now: {(error.strerror or str(error)).lower()}"
-            raise CapacityError(reason) from error
-        try:
-            said, is_over = _heard(process, limits.wall_s)
-        finally:
-            with suppress(ProcessLookupError, PermissionError):  # it ended, or is about to
-                os.killpg(process.pid, signal.SIGKILL)  # not waited for yet: the number is its own
-            status = process.wait()
-            if process.stderr is not None:
-                process.stderr.close()
+    try:
+        process = subprocess.Popen(
+            words,
+            stdin=upload,
+            stdout=samples,
+            stderr=subprocess.PIPE,
+            cwd=empty,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _not_now(error) from error
+    try:
+        said, is_over = _heard(process, limits.wall_s)
+    finally:
+        with suppress(ProcessLookupError, PermissionError):  # it ended, or is about to
+            os.killpg(process.pid, signal.SIGKILL)  # not waited for yet: the number is its own
+        status = process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
     return (status if is_over else None), said
 
 

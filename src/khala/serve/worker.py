@@ -29,7 +29,7 @@ from khala.serve.making import Fenced, Maker, Making, Run
 from khala.serve.sealing import Sealer
 from khala.serve.settings import Settings
 from khala.serve.stages import Stage
-from khala.serve.tables import WORKERS, connect
+from khala.serve.tables import SONGS, WORKERS, connect
 
 __all__ = ["AGAIN", "HOPELESS", "Pulse", "main"]
 
@@ -173,7 +173,10 @@ class Worker:
             os._exit(0)
 
     def _register(self) -> None:
+        """Take a place among the workers; what an earlier life of this one had begun is open."""
+        earlier = sa.update(SONGS).where(SONGS.c.worker == self._name, SONGS.c.run != "")
         with self._engine.begin() as db:
+            db.execute(earlier.values(run=""))
             db.execute(sa.delete(WORKERS).where(WORKERS.c.id == self._name))
             db.execute(
                 WORKERS.insert().values(
