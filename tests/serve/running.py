@@ -42,7 +42,7 @@ class Running:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "khala", "serve", "--data", str(self.data), "--port",
                  str(self.port), *maker, *self.options],
-                stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": str(HERE)},
+                stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
                 start_new_session=True,
             )  # fmt: skip
         self.wait_ready(timeout_s)
