@@ -10,7 +10,7 @@ MODEL ?= nano
 CORPUS ?= $(NANO)/corpus
 CODES ?= $(NANO)/codes
 
-.PHONY: help song test test-all check bench corpus nano scores clean
+.PHONY: help song api test test-all check bench corpus nano scores clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -80,6 +80,9 @@ scores:  ## measure a trained model on held-out songs: MODEL=, CORPUS=, CODES=
 	$(KHALA) eval tagger --corpus $(CORPUS) --tagger $(NANO)/tagger --out benchmarks/results
 	$(KHALA) eval songs --model $(MODEL) --corpus $(CORPUS) --recogniser $(NANO)/ear \
 		--tagger $(NANO)/tagger --out benchmarks/results
+
+api: $(VENV)/dev  ## write the API's document, from which the studio's types are made
+	$(BIN)/python -c "from khala.serve.app import openapi_document as d; print(d(), end='')" > docs/openapi.json
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -124,7 +124,7 @@ class Client:
         instrumental: bool = False,
         seed: int | None = None,
         n: int = 1,
-        levels: int = 64,
+        levels: int | None = None,
         title: str = "",
         key: str | None = None,
         **more: Any,
@@ -138,7 +138,7 @@ class Client:
             instrumental: no voice.
             seed: the same gives the same song; None: a new one.
             n: variants.
-            levels: 2 is a sketch, 64 all.
+            levels: 2 is a sketch; None: all of the model's.
             title: what it is called.
             key: of this request: sent again with the same one, it is the same songs. None: a new
                 one, with which a lost answer is asked for again.

@@ -16,6 +16,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One for all tests that do not break it."""
     running = Running(data=tmp_path_factory.mktemp("service") / "data")
     running.start()
+    running.wait_worker()
     yield running
     running.stop()
 

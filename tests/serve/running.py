@@ -38,11 +38,12 @@ class Running:
     def start(self, timeout_s: float = 60.0) -> None:
         """Start it, and wait until it answers."""
         maker = ["--maker", "fake_maker:load"] if self.fake else []
+        path = os.pathsep.join((str(HERE), os.environ.get("PYTHONPATH", "")))
         with (self.data.parent / f"{self.data.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "khala", "serve", "--data", str(self.data), "--port",
                  str(self.port), *maker, *self.options],
-                stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+                stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": path},
                 start_new_session=True,
             )  # fmt: skip
         self.wait_ready(timeout_s)
@@ -60,6 +61,14 @@ class Running:
                 raise RuntimeError(f"the service ended with status {self.process.returncode}")
             time.sleep(0.02)
         raise RuntimeError("the service did not start")
+
+    def wait_worker(self, timeout_s: float = 60.0) -> None:
+        """Wait until songs can be made."""
+        until_s = time.monotonic() + timeout_s
+        while self.client._json("GET", "/healthz")["status"] != "ok":
+            if time.monotonic() > until_s:
+                raise RuntimeError("no worker came")
+            time.sleep(0.05)
 
     def workers(self) -> list[int]:
         """Return the processes that the service has started."""

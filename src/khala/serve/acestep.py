@@ -98,7 +98,7 @@ def release_task(request: Request, task: Task) -> Wrapped:
         prompt=task.prompt, lyrics="" if is_instrumental else task.lyrics, duration=duration,
         instrumental=is_instrumental, language=task.vocal_language, seed=seed, n=most,
     )  # fmt: skip
-    requests = song.to_requests()
+    requests = song.to_requests(service.all_levels)
     service.check(requests[0])
     songs = service.submit(
         Order(

@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from khala import __version__
 from khala.serve import acestep, meta_api, songs_api
-from khala.serve.guard import Guard, Tokens
+from khala.serve.guard import OPEN, Guard, Tokens
 from khala.serve.problems import Problem, handle_problems, problem
 from khala.serve.service import Service
 from khala.serve.settings import Settings
@@ -88,7 +88,8 @@ def _describe_security(app: FastAPI) -> None:
             ref_template="#/components/schemas/{model}"
         )
         document["security"] = [{"token": []}]
-        document["paths"]["/healthz"]["get"]["security"] = []
+        for path in OPEN:
+            document["paths"][path]["get"]["security"] = []
         return document
 
     app.openapi = described  # type: ignore[method-assign]

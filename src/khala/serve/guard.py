@@ -26,7 +26,7 @@ from khala.serve.settings import Settings
 
 __all__ = ["OPEN", "Guard", "Tokens", "security_headers"]
 
-OPEN = ("/healthz",)
+OPEN = ("/healthz", "/health")
 """Paths that are answered without a token; the studio's own files are, too: they hold no secret."""
 
 CSP = (

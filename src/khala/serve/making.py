@@ -148,7 +148,7 @@ class Making:
         heard = {row["levels"] for name, row in files.items() if name.startswith("audio-")}
         if run.row["levels"] == 0:
             heard = set()  # of a part, which is made whole now
-        wanted = min(run.row["levels_wanted"], self.maker.about["levels"])
+        wanted = run.row["levels_wanted"]
         return stages_of(
             levels=run.row["levels"],
             wanted=wanted,

@@ -35,6 +35,7 @@ WORDS_PER_S = 3.5
 """Faster than most people sing."""
 
 
+@open_router.get("/health", operation_id="aceHealth", tags=["ace-step"])
 @open_router.get("/healthz", operation_id="health", tags=["service"])
 def health(request: Request) -> Response:
     """Say whether songs can be taken and made. The only route without a token; it tells no more."""

@@ -76,8 +76,11 @@ class SongSettings(_Strict):
     seed: int | None = Field(
         None, ge=0, le=2**53 - 1, description="The same gives the same song; null: a new one"
     )
-    levels: int = Field(
-        64, ge=limits.MIN_LEVELS, le=limits.MAX_LEVELS, description="2: a sketch, 64: all"
+    levels: int | None = Field(
+        None,
+        ge=limits.MIN_LEVELS,
+        le=limits.MAX_LEVELS,
+        description="2: a sketch; null: all of the model's",
     )
     temperature: float = Field(1.0, ge=limits.MIN_TEMPERATURE, le=limits.MAX_TEMPERATURE)
     top_k: int = Field(80, ge=1, le=limits.MAX_TOP_K)
@@ -87,13 +90,18 @@ class SongSettings(_Strict):
     )  # fmt: skip
     superres_top_k: int | None = Field(None, ge=1, le=limits.MAX_TOP_K)
 
-    def to_request(self, seed: int) -> SongRequest:
+    def to_request(self, seed: int, all_levels: int) -> SongRequest:
         """Return what a worker is asked for.
+
+        Args:
+            seed: of this variant.
+            all_levels: of the model.
 
         Raises:
             RequestError: fields that do not fit each other.
         """
         values = self.model_dump(exclude={"duration", "seed", "n", "title", "priority"})
+        values["levels"] = self.levels or all_levels
         duration = self.duration or seconds_of(self.lyrics, instrumental=self.instrumental)
         return SongRequest(**values, duration_s=duration, seed=seed)
 
@@ -105,12 +113,12 @@ class NewSong(SongSettings):
     n: int = Field(1, ge=1, le=16, description="Variants: seed, seed + 1, ...")
     priority: int = Field(5, ge=1, le=9, description="1 is made first")
 
-    def to_requests(self) -> list[SongRequest]:
+    def to_requests(self, all_levels: int) -> list[SongRequest]:
         """Return a request for each variant."""
         seed = secrets.randbelow(2**31) if self.seed is None else self.seed
         if seed + self.n - 1 > 2**53 - 1:
             raise RequestError(f"seed is {seed}: with {self.n} variants it must be smaller")
-        return [self.to_request(seed + number) for number in range(self.n)]
+        return [self.to_request(seed + number, all_levels) for number in range(self.n)]
 
 
 class NewVariants(_Strict):
@@ -124,7 +132,9 @@ class NewVariants(_Strict):
 class Refine(_Strict):
     """A song that shall have more levels."""
 
-    levels: int = Field(64, ge=limits.MIN_LEVELS, le=limits.MAX_LEVELS)
+    levels: int | None = Field(
+        None, ge=limits.MIN_LEVELS, le=limits.MAX_LEVELS, description="null: all of the model's"
+    )
 
 
 class Rename(_Strict):

@@ -21,6 +21,7 @@ from khala.serve.settings import Settings
 from khala.serve.sounds import Sounds
 from khala.serve.tables import WORKERS
 from khala.song import SongRequest
+from khala.song.request import MAX_LEVELS
 
 __all__ = ["Service", "owner_of", "service_of"]
 
@@ -69,7 +70,7 @@ class Service:
 
     def models(self) -> list[dict[str, Any]]:
         """Return what the workers that are alive tell of their models, with how many they are."""
-        if time.monotonic() - self._models_s > ABOUT_KEPT_S:
+        if not self._models or time.monotonic() - self._models_s > ABOUT_KEPT_S:
             alive = sa.select(WORKERS.c.about).where(WORKERS.c.state == "alive")
             with self.jobs.engine.connect() as db:
                 told = list(db.scalars(alive))
@@ -79,6 +80,11 @@ class Service:
                 known["workers"] += 1
             self._models, self._models_s = list(by_name.values()), time.monotonic()
         return self._models
+
+    @property
+    def all_levels(self) -> int:
+        """Levels that a finished song has, as far as is known."""
+        return max((int(one["levels"]) for one in self.models()), default=MAX_LEVELS)
 
     def check(self, request: SongRequest) -> None:
         """Refuse what no model here can make, as far as is known.

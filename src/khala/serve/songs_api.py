@@ -53,7 +53,7 @@ def create(request: Request, new: NewSong, key: Key = None) -> Created:
     service, owner = service_of(request), owner_of(request)
     if new.n > service.settings.limits.variants:
         raise RequestError(f"n is {new.n}: 1 to {service.settings.limits.variants} is allowed")
-    requests = new.to_requests()
+    requests = new.to_requests(service.all_levels)
     for one in requests[:1]:
         service.check(one)
         digest = None
@@ -147,7 +147,9 @@ def resumed(request: Request, song: SongId) -> SongInfo:
 def refined(request: Request, song: SongId, refine: Refine) -> SongInfo:
     """Give a song more levels; what it has stays."""
     service, owner = service_of(request), owner_of(request)
-    return info(service, service.go_on(service.row(song, owner), levels=refine.levels))
+    return info(
+        service, service.go_on(service.row(song, owner), levels=refine.levels or service.all_levels)
+    )
 
 
 @router.post("/songs/{song}/variants", status_code=202, operation_id="createVariants")
@@ -163,7 +165,7 @@ def varied(request: Request, song: SongId, new: NewVariants, key: Key = None) ->
         raise RequestError(f"n is {new.n}: 1 to {service.settings.limits.variants} is allowed")
     asked = json.dumps([song, new.model_dump()], sort_keys=True) if key is not None else None
     return created(service, owner, service.submit(Order(
-        owner=owner, requests=order.to_requests(), titles=[row["title"]] * new.n,
+        owner=owner, requests=order.to_requests(service.all_levels), titles=[row["title"]] * new.n,
         priority=row["priority"], family=row["family"], key=key, asked=asked,
     )))  # fmt: skip
 

@@ -14,6 +14,8 @@ from starlette.requests import Request
 from khala.audio import encode_audio
 from khala.errors import RequestError
 from khala.serve.jobs import Order, new_id
+from khala.serve.making import UPLOAD
+from khala.serve.sealing import headroom
 from khala.serve.service import Service
 from khala.serve.uploads import decode_upload
 from khala.song import Song, SongRequest
@@ -58,12 +60,12 @@ async def receive(request: Request, service: Service) -> Upload:
             return _song(await run_in_threadpool(path.read_bytes))
         wave_CN = await run_in_threadpool(decode_upload, path, workdir=Path(folder))
         data = await run_in_threadpool(
-            lambda: encode_audio("upload.flac", wave_CN, sample_rate_hz=RATE_HZ)
+            # what a lossy file decodes to may pass full scale: it is turned down as a whole
+            lambda: encode_audio(UPLOAD, wave_CN * headroom(wave_CN), sample_rate_hz=RATE_HZ)
         )
     duration_s = min(max(wave_CN.shape[1] / RATE_HZ, 1.0), 600.0)
-    most = max((one["levels"] for one in service.models()), default=64)
-    wanted = SongRequest(instrumental=True, duration_s=duration_s, levels=most)
-    return Upload(request=wanted, levels=0, name="upload.flac", data=data)
+    wanted = SongRequest(instrumental=True, duration_s=duration_s, levels=service.all_levels)
+    return Upload(request=wanted, levels=0, name=UPLOAD, data=data)
 
 
 def _song(data: bytes) -> Upload:
