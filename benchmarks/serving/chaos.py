@@ -81,7 +81,6 @@ def run(*, kills: int, songs: int, seed: int, real: bool) -> dict[str, Any]:
         service.stop()
         service.start()  # a last start sweeps what the kills left
         time.sleep(2.0 if not real else 8.0)
-        sweep(service)
         service.stop()
         found = (
             check_real(service, taken)
@@ -130,13 +129,6 @@ def wait_idle(service: Running, timeout_s: float) -> None:
             pass
         time.sleep(0.5)
     raise RuntimeError("songs were not finished")
-
-
-def sweep(service: Running) -> None:
-    """Remove temporary files as the service would after a minute; it may not need to."""
-    from khala.serve.files import FolderFiles
-
-    FolderFiles(service.data / "songs").sweep(before=time.time() - 1.0)
 
 
 def check_real(service: Running, taken: dict[str, int]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 from khala.errors import CapacityError, RequestError
-from khala.serve.jobs import Conflict, Jobs, Order
+from khala.serve.jobs import Jobs
+from khala.serve.orders import Conflict, Order
 from khala.serve.settings import Limits, Settings
 from khala.serve.tables import META, prepare
 from khala.song import SongRequest
@@ -24,6 +26,10 @@ def order(num: int = 1, **changes: Any) -> Order:
     requests = [dataclasses.replace(REQUEST, seed=seed) for seed in range(num)]
     values: dict[str, Any] = {"owner": "me", "requests": requests, "titles": ["a song"] * num}
     return Order(**{**values, **changes})
+
+
+def submit(jobs: Jobs, order: Order) -> list[str]:
+    return [row["id"] for row in jobs.submit(order)]
 
 
 @pytest.fixture
@@ -42,7 +48,7 @@ def workflows(jobs: Jobs) -> list[str]:
 
 def test_an_order_is_rows_jobs_and_events(jobs: Jobs) -> None:
     """A song in the list that no worker is told of would wait for ever."""
-    songs = jobs.submit(order(3))
+    songs = submit(jobs, order(3))
     assert len(set(songs)) == 3
     rows = [jobs.ledger.song(song, "me") for song in songs]
     assert [row and row["state"] for row in rows] == ["queued"] * 3
@@ -54,12 +60,12 @@ def test_an_order_is_rows_jobs_and_events(jobs: Jobs) -> None:
 
 def test_the_same_key_is_the_same_song(jobs: Jobs) -> None:
     """A phone that loses its connection sends again; that must not make two songs."""
-    first = jobs.submit(order(2, key="k"))
-    assert jobs.submit(order(2, key="k")) == first
-    assert jobs.submit(order(2, key="other")) != first
-    assert jobs.submit(order(1, key="k", owner="you")) != first
+    first = submit(jobs, order(2, key="k"))
+    assert submit(jobs, order(2, key="k")) == first
+    assert submit(jobs, order(2, key="other")) != first
+    assert submit(jobs, order(1, key="k", owner="you")) != first
     with pytest.raises(Conflict, match="Idempotency-Key"):
-        jobs.submit(order(1, key="k"))
+        submit(jobs, order(1, key="k"))
     assert len(workflows(jobs)) == 5
 
 
@@ -67,7 +73,7 @@ def test_keys_hold_when_many_come_at_once(jobs: Jobs) -> None:
     """Retries of an impatient client arrive while the first is still being written."""
     answers: list[list[str]] = []
     threads = [
-        threading.Thread(target=lambda: answers.append(jobs.submit(order(1, key="k"))))
+        threading.Thread(target=lambda: answers.append(submit(jobs, order(1, key="k"))))
         for _ in range(24)
     ]
     for one in threads:
@@ -81,42 +87,33 @@ def test_keys_hold_when_many_come_at_once(jobs: Jobs) -> None:
 
 def test_a_full_queue_says_so_and_takes_nothing(jobs: Jobs) -> None:
     """Half of the variants, or a song that is in the list but not in the queue, would be worse."""
-    jobs.submit(order(4))
+    submit(jobs, order(4))
     with pytest.raises(CapacityError, match="4 songs of yours wait, and at most 5 may"):
-        jobs.submit(order(2, key="k"))
-    jobs.submit(order(4, owner="you"))
+        submit(jobs, order(2, key="k"))
+    submit(jobs, order(4, owner="you"))
     with pytest.raises(CapacityError, match="8 songs wait, and at most 8 may"):
-        jobs.submit(order(1))
+        submit(jobs, order(1))
     assert len(workflows(jobs)) == 8
     assert jobs.ledger.counts() == {"queued": 8}
 
 
 def test_a_failed_neighbour_fails_alone(jobs: Jobs) -> None:
     """Orders share a transaction: one that is refused must not take the others with it."""
-    jobs.submit(order(4))
+    submit(jobs, order(4))
     answers: dict[str, Any] = {}
-
-    def submit(owner: str, num: int) -> None:
-        try:
-            answers[owner] = jobs.submit(order(num, owner=owner))
-        except CapacityError as error:
-            answers[owner] = error
-
-    threads = [threading.Thread(target=submit, args=one) for one in (("me", 3), ("you", 2))]
-    with jobs._writing:  # both are waiting when the first begins to write
-        for one in threads:
-            one.start()
-        while len(jobs._pending) < 2:
-            pass
-    for one in threads:
-        one.join()
+    asked = (order(3, owner="me"), order(2, owner="you"))
+    batch: list[tuple[Order, Future[Any]]] = [(one, Future()) for one in asked]
+    jobs._write(batch)
+    for one, future in batch:
+        error = future.exception()
+        answers[one.owner] = future.result() if error is None else error
     assert isinstance(answers["me"], CapacityError)
     assert len(answers["you"]) == 2
 
 
 def test_the_state_decides_what_can_be_done(jobs: Jobs) -> None:
     """A button that does nothing, or the wrong thing, loses songs."""
-    (song,) = jobs.submit(order())
+    (song,) = submit(jobs, order())
 
     def row() -> Any:
         found = jobs.ledger.song(song)
@@ -145,7 +142,7 @@ def test_the_state_decides_what_can_be_done(jobs: Jobs) -> None:
 
 def test_two_who_go_on_at_once_make_one_job(jobs: Jobs) -> None:
     """Two tabs are open, and resume is pressed in both."""
-    (song,) = jobs.submit(order())
+    (song,) = submit(jobs, order())
     row = jobs.ledger.song(song)
     assert row is not None
     jobs.stop(row, "pause")
@@ -160,7 +157,7 @@ def test_searching_and_pages(jobs: Jobs) -> None:
     """A song that cannot be found again is lost."""
     for number in range(4):
         request = dataclasses.replace(REQUEST, lyrics=f"Größe 100% {number} 春天")
-        jobs.submit(order(requests=[request], titles=[f"Title_{number}"]))
+        submit(jobs, order(requests=[request], titles=[f"Title_{number}"]))
     ledger = jobs.ledger
     assert len(ledger.songs("me", words="GRÖSSE pop")) == 4, "ß is SS in capitals"
     assert len(ledger.songs("me", words="größe pop")) == 4

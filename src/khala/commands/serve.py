@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib.util
 import logging
 import os
@@ -19,7 +20,7 @@ from khala.commands.terminal import Terminal, add_output_options
 from khala.errors import ConfigError
 
 if TYPE_CHECKING:
-    from khala.serve.settings import Settings
+    from khala.serve.settings import Limits, Settings
 
 __all__ = ["add_serve", "add_worker", "run_serve", "run_worker"]
 
@@ -62,6 +63,10 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--certificate", metavar="PEM", help="sign sound files with this chain")
     parser.add_argument("--key", metavar="PEM", help="the key that goes with it")
+    parser.add_argument(
+        "--limit", action="append", default=[], metavar="NAME=NUMBER",
+        help="how much is taken, such as queue=5000 (docs/serving.md)",
+    )  # fmt: skip
     add_output_options(parser)
 
 
@@ -155,19 +160,43 @@ def _settings(args: argparse.Namespace, *, workers: int) -> Settings:
         )
     from khala.serve.settings import Settings
 
+    limits = _limits(getattr(args, "limit", []))
     more = {"maker": args.maker} if args.maker is not None else {}
     return Settings(
         data=Path(args.data).expanduser().absolute(), host=getattr(args, "host", "127.0.0.1"),
         port=getattr(args, "port", 0), public_url=getattr(args, "public_url", None),
         database=args.database, objects=args.objects, model=args.model, device=args.device,
-        dtype=args.dtype, workers=workers, certificate=args.certificate, key=args.key, **more,
+        dtype=args.dtype, workers=workers, certificate=args.certificate, key=args.key,
+        limits=limits, **more,
     )  # fmt: skip
+
+
+def _limits(given: list[str]) -> Limits:
+    """Read ``--limit`` options.
+
+    Raises:
+        ConfigError: a name that is no limit, or no number.
+    """
+    from khala.serve.settings import Limits
+
+    values: dict[str, float] = {}
+    names = {one.name: one.type for one in dataclasses.fields(Limits)}
+    for text in given:
+        name, _, number = text.partition("=")
+        if name not in names:
+            raise ConfigError(f"--limit {text!r}: the limits are {', '.join(names)}")
+        try:
+            values[name] = float(number) if names[name] == "float" else int(number)
+        except ValueError as error:
+            raise ConfigError(f"--limit {text!r}: give a number") from error
+    return Limits(**values)  # type: ignore[arg-type]
 
 
 def _listening(settings: Settings) -> contextlib.closing[socket.socket]:
     """Take the port now: one that is taken is said before anything is started."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # said to be TCP: otherwise asyncio lets answers wait 40 ms for an acknowledgement
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
@@ -206,6 +235,8 @@ def _answer(settings: Settings, tokens: object, listener: socket.socket, port: i
         timeout_graceful_shutdown=3, h11_max_incomplete_event_size=16 << 10,
         proxy_headers=False,
     )  # fmt: skip
+    # the thread that writes to the database gives way at every statement: it should be let in again
+    sys.setswitchinterval(0.0005)
     server = uvicorn.Server(config)
     server.run(sockets=[listener])
 

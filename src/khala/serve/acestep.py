@@ -15,8 +15,8 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from khala.errors import RequestError
-from khala.serve.jobs import Order
 from khala.serve.ledger import Row
+from khala.serve.orders import Order
 from khala.serve.problems import PROBLEMS, Missing
 from khala.serve.schemas import NewSong
 from khala.serve.service import Service, owner_of, service_of
@@ -100,7 +100,7 @@ def release_task(request: Request, task: Task) -> Wrapped:
     )  # fmt: skip
     requests = song.to_requests(service.all_levels)
     service.check(requests[0])
-    songs = service.submit(
+    rows = service.submit(
         Order(
             owner=owner,
             requests=requests,
@@ -108,9 +108,9 @@ def release_task(request: Request, task: Task) -> Wrapped:
             format=task.audio_format,
         )
     )
-    row = service.row(songs[0], owner)
-    position = service.jobs.ledger.waiting(row) + 1
-    return wrapped({"task_id": songs[0], "status": "queued", "queue_position": position})
+    row = rows[0]
+    position, _ = service.place(row)
+    return wrapped({"task_id": row["id"], "status": "queued", "queue_position": position})
 
 
 @router.post("/query_result", operation_id="aceQueryResult")

@@ -8,26 +8,22 @@ the engine's own state is.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import secrets
+import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from dbos import DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, EnqueueOptions
 
-from khala.errors import CapacityError, KhalaError, RequestError
-from khala.serve.ledger import LIVE, Ledger, Row, public, tell
+from khala.errors import KhalaError, RequestError
+from khala.serve.ledger import LIVE, Ledger, Row, tell
+from khala.serve.orders import Conflict, Desk, Order
 from khala.serve.settings import Settings
 from khala.serve.tables import FILES, KEYS, SONGS, connect
-from khala.song import SongRequest
 
-__all__ = ["QUEUE", "Conflict", "Jobs", "Order", "engine_config", "new_id"]
+__all__ = ["APPLICATION", "QUEUE", "WORKFLOW", "Jobs", "engine_config"]
 
 QUEUE = "songs"
 WORKFLOW = "song"
@@ -35,49 +31,11 @@ APPLICATION = "khala"
 VERSION = "jobs-1"
 """Of the workflow's steps: jobs of another one would not be taken over."""
 
+KEYS_KEPT_S = 7 * 24 * 3600.0
+"""How long a request can be sent again with its key."""
+
 MOST_AT_ONCE = 64
 """Orders that are written in one transaction: a disk's answer takes longer than the rest."""
-
-
-class Conflict(KhalaError):
-    """What is asked does not fit the state of the song, or the key of an earlier request."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Order:
-    """Songs that are asked for together: variants differ in their seeds alone."""
-
-    owner: str
-    requests: Sequence[SongRequest]
-    titles: Sequence[str]
-    priority: int = 5
-    family: str | None = None
-    """Of another song, to be shown beside it."""
-
-    key: str | None = None
-    """The same key and the same request again are the same songs."""
-
-    asked: str | None = None
-    """The request as it was asked, where it does not say everything: seeds are drawn anew."""
-
-    ids: Sequence[str] | None = None
-    """Of the songs, if files of theirs are there already; None: new ones."""
-
-    format: str = "flac"
-    """In which whoever asks wants to be told of the sound."""
-
-    levels: int = 0
-    """That the songs have from the beginning."""
-
-    files: Sequence[Mapping[str, Any]] = ()
-    """Rows of the files that are there, of an only song."""
-
-    @property
-    def digest(self) -> str:
-        """What the key stands for."""
-        parts = [self.titles, self.priority, self.family, [r.to_dict() for r in self.requests]]
-        text = json.dumps(parts, sort_keys=True) if self.asked is None else self.asked
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def engine_config(settings: Settings, executor: str) -> DBOSConfig:
@@ -91,11 +49,6 @@ def engine_config(settings: Settings, executor: str) -> DBOSConfig:
         serializer=DBOSPortableJSONSerializer(),
         log_level="ERROR",
     )
-
-
-def new_id() -> str:
-    """Return 128 random bits in hexadecimal: nobody guesses another's song."""
-    return secrets.token_hex(16)
 
 
 class Jobs:
@@ -113,52 +66,58 @@ class Jobs:
             retry_connection_errors=False,
             lazy=True,
         )
-        self._pending: list[tuple[Order, Future[list[str]]]] = []
-        self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._orders: queue.SimpleQueue[tuple[Order, Future[list[Row]]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._writer = threading.Thread(target=self._write_orders, daemon=True)
+        self._writer.start()
 
     def close(self) -> None:
-        """Give connections back."""
+        """Write what was submitted, and give connections back."""
+        self._orders.put(None)
+        self._writer.join()
         self._client.destroy()
         self.engine.dispose()
 
     # ---------------------------------------------------------------------------------- submit
 
-    def submit(self, order: Order) -> list[str]:
-        """Take an order; when this returns, it is on the disk.
+    def submit(self, order: Order) -> list[Row]:
+        """Take an order; when this returns, it is on the disk. See `submitting`."""
+        return self.submitting(order).result()
+
+    def submitting(self, order: Order) -> Future[list[Row]]:
+        """Have an order taken; the future has its answer when it is on the disk.
 
         Orders that come at the same time share a transaction.
 
         Returns:
-            The ids of its songs, those of before if the key was used for the same.
+            The rows of its songs, those of before if the key was used for the same.
 
         Raises:
             Conflict: the key was used for something else.
             CapacityError: too many songs wait.
-            OSError: the database cannot be written.
+            SQLAlchemyError: the database cannot be written.
         """
-        future: Future[list[str]] = Future()
-        with self._lock:
-            self._pending.append((order, future))
-        # whoever comes first writes for all who came by then; the others find their answer there
-        with self._writing:
-            if not future.done():
-                with self._lock:
-                    batch = self._pending[:MOST_AT_ONCE]
-                    del self._pending[:MOST_AT_ONCE]
-                self._write(batch)
-        return future.result()
+        future: Future[list[Row]] = Future()
+        self._orders.put((order, future))
+        return future
 
-    def _write(self, batch: Sequence[tuple[Order, Future[list[str]]]]) -> None:
-        answers: list[list[str] | KhalaError] = []
+    def _write_orders(self) -> None:
+        """Write orders, as many at once as have come, until there will be no more."""
+        while (first := self._orders.get()) is not None:
+            batch = [first]
+            while len(batch) < MOST_AT_ONCE and not self._orders.empty():
+                following = self._orders.get()
+                if following is None:
+                    self._orders.put(None)
+                    break
+                batch.append(following)
+            self._write(batch)
+
+    def _write(self, batch: Sequence[tuple[Order, Future[list[Row]]]]) -> None:
         try:
             with self.engine.begin() as db:
-                # takes the write lock before anything is read
-                db.execute(sa.delete(KEYS).where(KEYS.c.at < time.time() - 7 * 24 * 3600))
-                for order, _ in batch:
-                    try:
-                        answers.append(self._take(db, order))
-                    except KhalaError as error:
-                        answers.append(error)
+                answers = self._take(db, [order for order, _ in batch])
         except Exception as error:  # noqa: BLE001 - it is theirs who asked
             for _, future in batch:
                 future.set_exception(error)
@@ -169,56 +128,30 @@ class Jobs:
             else:
                 future.set_result(answer)
 
-    def _take(self, db: sa.Connection, order: Order) -> list[str]:
-        """Write an order's songs and jobs; nothing is written if this raises."""
-        if order.key is not None:
-            mine = sa.and_(KEYS.c.owner == order.owner, KEYS.c.key == order.key)
-            known = db.execute(sa.select(KEYS).where(mine)).mappings().first()
-            if known is not None:
-                if known["digest"] != order.digest:
-                    raise Conflict(
-                        "this Idempotency-Key was used for another request: the same key is for "
-                        "sending the same request again"
-                    )
-                return list(known["songs"])
-        self._check_room(db, order)
-        songs = list(order.ids or (new_id() for _ in order.requests))
-        family = order.family or songs[0]
-        for song, request, title in zip(songs, order.requests, order.titles, strict=True):
-            now = time.time()
-            row = {
-                "id": song, "owner": order.owner, "title": title, "state": "queued",
-                "request": request.to_dict(), "family": family, "priority": order.priority,
-                "words": searchable(title, request), "created_at": now, "queued_at": now,
-                "levels_wanted": request.levels, "job": f"{song}-1", "levels": order.levels,
-                "format": order.format,
-            }  # fmt: skip
-            db.execute(SONGS.insert().values(**row))
-            for file in order.files:
-                db.execute(FILES.insert().values(song=song, **file))
-            stored = db.execute(sa.select(SONGS).where(SONGS.c.id == song)).mappings().one()
-            self._enqueue(db, stored)
-            tell(db, stored, "song", public(stored))
-        if order.key is not None:
-            db.execute(
-                KEYS.insert().values(
-                    owner=order.owner, key=order.key, digest=order.digest, songs=songs,
-                    at=time.time(),
-                )
-            )  # fmt: skip
-        return songs
-
-    def _check_room(self, db: sa.Connection, order: Order) -> None:
-        limits = self._settings.limits
-        waiting = sa.select(sa.func.count()).where(SONGS.c.state == "queued")
-        num, room = len(order.requests), "wait until some are made, or cancel some"
-        for found, most, whose in (
-            (db.scalar(waiting) or 0, limits.queue, ""),
-            (db.scalar(waiting.where(SONGS.c.owner == order.owner)) or 0, limits.queue_each,
-             " of yours"),
-        ):  # fmt: skip
-            if found + num > most:
-                raise CapacityError(f"{found} songs{whose} wait, and at most {most} may: {room}")
+    def _take(self, db: sa.Connection, orders: Sequence[Order]) -> list[list[Row] | KhalaError]:
+        """Write songs, jobs and events of some orders; return what each order is answered."""
+        now = time.time()
+        # takes the write lock before anything is read
+        db.execute(sa.delete(KEYS).where(KEYS.c.at < now - KEYS_KEPT_S))
+        desk = Desk.open(db, orders, self._settings.limits)
+        for order in orders:
+            desk.take(order, now)
+        if desk.songs:
+            db.execute(SONGS.insert(), desk.songs)
+        for table, rows in ((FILES, desk.files), (KEYS, desk.new_keys)):
+            if rows:
+                db.execute(table.insert(), rows)
+        wanted = {song for answer in desk.answers if isinstance(answer, list) for song in answer}
+        stored = sa.select(SONGS).where(SONGS.c.id.in_(wanted))
+        rows_by_id = {row["id"]: row for row in db.execute(stored).mappings()}
+        for one in desk.songs:
+            self._enqueue(db, rows_by_id[one["id"]])
+        tell(db, [(rows_by_id[one["id"]], "song", None) for one in desk.songs])
+        return [
+            answer if isinstance(answer, KhalaError)
+            else [rows_by_id[song] for song in answer if song in rows_by_id]
+            for answer in desk.answers
+        ]  # fmt: skip
 
     def _enqueue(self, db: sa.Connection, row: Row) -> None:
         options: EnqueueOptions = {
@@ -264,7 +197,7 @@ class Jobs:
                 raise Conflict("this song was changed by somebody else just now")
             stored = db.execute(sa.select(SONGS).where(SONGS.c.id == row["id"])).mappings().one()
             self._enqueue(db, stored)
-            tell(db, stored, "song", public(stored))
+            tell(db, [(stored, "song", None)])
             return stored
 
     def stop(self, row: Row, wish: str) -> Row:
@@ -292,9 +225,3 @@ class Jobs:
         """Have a song disappear; its files follow when no worker has them in hand."""
         gone = {"id": row["id"]}
         self.ledger.change(row["id"], {"wish": "delete"}, type="deleted", data=gone)
-
-
-def searchable(title: str, request: Mapping[str, Any] | SongRequest) -> str:
-    """Return the text in which a song is searched."""
-    values = request.to_dict() if isinstance(request, SongRequest) else request
-    return f"{title}\n{values['prompt']}\n{values['lyrics']}".casefold()

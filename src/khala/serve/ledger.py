@@ -104,18 +104,16 @@ class Ledger:
         with self.engine.connect() as db:
             return db.scalar(sa.select(sa.func.max(EVENTS.c.seq))) or 0
 
-    def waiting(self, row: Row) -> int:
-        """Return how many songs are made before a queued one."""
-        wanted = sa.select(sa.func.count()).where(SONGS.c.state == "queued", earlier(row))
+    def queue(self) -> list[tuple[int, float, float]]:
+        """Return priority, time and seconds of every song that waits, the next one first."""
+        seconds = SONGS.c.request["duration_s"].as_float()
+        wanted = (
+            sa.select(SONGS.c.priority, SONGS.c.queued_at, seconds)
+            .where(SONGS.c.state == "queued")
+            .order_by(SONGS.c.priority, SONGS.c.queued_at)
+        )
         with self.engine.connect() as db:
-            return db.scalar(wanted) or 0
-
-    def seconds_ahead(self, row: Row) -> float:
-        """Return the seconds of song that are made before a queued one, as they were asked for."""
-        ahead = sa.or_(SONGS.c.state == "working", sa.and_(SONGS.c.state == "queued", earlier(row)))
-        seconds = sa.func.sum(SONGS.c.request["duration_s"].as_float())
-        with self.engine.connect() as db:
-            return float(db.scalar(sa.select(seconds).where(ahead)) or 0.0)
+            return [(row[0], row[1], row[2]) for row in db.execute(wanted)]
 
     def counts(self, owner: str | None = None) -> dict[str, int]:
         """Return the number of songs in each state."""
@@ -184,7 +182,7 @@ class Ledger:
             for one in files:
                 db.execute(FILES.insert().values(song=song, **one))
             row = db.execute(sa.select(SONGS).where(SONGS.c.id == song)).mappings().one()
-            tell(db, row, type, public(row) if data is None else data)
+            tell(db, [(row, type, data)])
             return row
 
     def add_file(self, song: str, file: Mapping[str, Any]) -> None:
@@ -208,24 +206,24 @@ class Ledger:
             db.execute(sa.delete(EVENTS).where(EVENTS.c.at < time.time() - EVENTS_KEPT_S))
 
 
-def earlier(row: Row) -> sa.ColumnElement[bool]:
-    """Return what is true of songs that come before a queued one."""
-    same = SONGS.c.priority == row["priority"]
-    return sa.or_(
-        SONGS.c.priority < row["priority"], sa.and_(same, SONGS.c.queued_at < row["queued_at"])
-    )
+def tell(db: sa.Connection, what: Sequence[tuple[Row, str, Mapping[str, Any] | None]]) -> None:
+    """Add events to a transaction, as its last statement.
 
-
-def tell(db: sa.Connection, row: Row, type: str, data: Mapping[str, Any]) -> None:
-    """Add an event about a song to a transaction, as its last statement."""
+    Args:
+        db: the transaction.
+        what: a song's row, the type of the event, and its data; None: what everybody may know.
+    """
     if db.dialect.name == "postgresql":
         # numbers are given before they are visible: two at once could become visible in wrong order
         db.execute(sa.select(sa.func.pg_advisory_xact_lock(ENGINE_LOCK)))
-    db.execute(
-        EVENTS.insert().values(
-            song=row["id"], owner=row["owner"], type=type, data=dict(data), at=time.time()
-        )
-    )
+    at = time.time()
+    rows = [
+        {"song": row["id"], "owner": row["owner"], "type": type, "at": at,
+         "data": public(row) if data is None else dict(data)}
+        for row, type, data in what
+    ]  # fmt: skip
+    if rows:
+        db.execute(EVENTS.insert(), rows)
 
 
 def public(row: Row) -> dict[str, Any]:

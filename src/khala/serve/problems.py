@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from khala.errors import AudioError, CapacityError, KhalaError, RequestError, TokenError
-from khala.serve.jobs import Conflict
+from khala.serve.orders import Conflict
 
 __all__ = ["PROBLEMS", "Missing", "Problem", "handle_problems", "problem"]
 

@@ -12,8 +12,10 @@ from starlette.requests import Request
 from khala.errors import RequestError
 from khala.serve.files import FolderFiles, StoreFiles, open_files
 from khala.serve.hub import Hub
-from khala.serve.jobs import Jobs, Order, searchable
+from khala.serve.jobs import Jobs
 from khala.serve.ledger import Row
+from khala.serve.line import Line
+from khala.serve.orders import Order, searchable
 from khala.serve.problems import Missing
 from khala.serve.schemas import Rename
 from khala.serve.sealing import Sealer
@@ -37,6 +39,7 @@ class Service:
     files: FolderFiles | StoreFiles
     hub: Hub
     sounds: Sounds
+    line: Line
     _models: list[dict[str, Any]] = field(default_factory=list)
     _models_s: float = -ABOUT_KEPT_S
 
@@ -49,6 +52,7 @@ class Service:
             jobs=jobs,
             files=files,
             hub=Hub(jobs.ledger, settings.limits.streams),
+            line=Line(ledger=jobs.ledger),
             sounds=Sounds(ledger=jobs.ledger, files=files, sealer=Sealer.open(settings)),
         )
 
@@ -70,7 +74,8 @@ class Service:
 
     def models(self) -> list[dict[str, Any]]:
         """Return what the workers that are alive tell of their models, with how many they are."""
-        if not self._models or time.monotonic() - self._models_s > ABOUT_KEPT_S:
+        kept_s = ABOUT_KEPT_S if self._models else 1.0
+        if time.monotonic() - self._models_s > kept_s:
             alive = sa.select(WORKERS.c.about).where(WORKERS.c.state == "alive")
             with self.jobs.engine.connect() as db:
                 told = list(db.scalars(alive))
@@ -104,7 +109,7 @@ class Service:
                 "with this model"
             )
 
-    def submit(self, order: Order) -> list[str]:
+    def submit(self, order: Order) -> list[Row]:
         """Take an order, if there is room for what will be made.
 
         Raises:
@@ -145,14 +150,9 @@ class Service:
             raise Missing("there is no such song")
         return changed
 
-    def wait_s(self, row: Row) -> float | None:
-        """Estimate the seconds until a waiting song is begun, from how long songs took lately."""
-        speed = self.jobs.ledger.speed()
-        workers = sum(one["workers"] for one in self.models())
-        if speed is None or workers == 0:
-            return None
-        ahead_s = self.jobs.ledger.seconds_ahead(row)
-        return round(ahead_s * speed / workers, 1)
+    def place(self, row: Row) -> tuple[int, float | None]:
+        """Return where a waiting song stands, and the seconds until it is begun, if known."""
+        return self.line.place(row, sum(one["workers"] for one in self.models()))
 
 
 def service_of(request: Request) -> Service:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -13,8 +14,8 @@ from starlette.concurrency import run_in_threadpool
 
 from khala.errors import RequestError
 from khala.serve import uploading
-from khala.serve.jobs import Order
 from khala.serve.ledger import Row, shown_title
+from khala.serve.orders import Order
 from khala.serve.problems import PROBLEMS
 from khala.serve.schemas import (
     Created,
@@ -48,23 +49,30 @@ Format = Literal["flac", "wav", "mp3", "opus"]
 
 
 @router.post("/songs", status_code=202, operation_id="createSongs")
-def create(request: Request, new: NewSong, key: Key = None) -> Created:
+async def create(request: Request, new: NewSong, key: Key = None) -> Created:
     """Ask for a song, or for variants of one. The answer comes when they are safely on the disk."""
-    service, owner = service_of(request), owner_of(request)
-    if new.n > service.settings.limits.variants:
-        raise RequestError(f"n is {new.n}: 1 to {service.settings.limits.variants} is allowed")
+    service = service_of(request)
+    order = await run_in_threadpool(ordered, service, owner_of(request), new, key)
+    rows = await asyncio.wrap_future(service.jobs.submitting(order))
+    return await run_in_threadpool(created, service, rows)
+
+
+def ordered(service: Service, owner: str, new: NewSong, key: str | None) -> Order:
+    """Return what is ordered, if it can be made."""
+    most = service.settings.limits.variants
+    if new.n > most:
+        raise RequestError(f"n is {new.n}: 1 to {most} is allowed")
+    service.check_disk()
     requests = new.to_requests(service.all_levels)
-    for one in requests[:1]:
-        service.check(one)
-        digest = None
+    service.check(requests[0])
+    asked = None
     if key is not None and new.seed is None:
         # without a seed each try would draw another: what was asked decides what is the same
-        digest = json.dumps(new.model_dump(), sort_keys=True)
-    order = Order(
+        asked = json.dumps(new.model_dump(), sort_keys=True)
+    return Order(
         owner=owner, requests=requests, titles=[new.title.strip()] * new.n, priority=new.priority,
-        key=key, asked=digest,
+        key=key, asked=asked,
     )  # fmt: skip
-    return created(service, owner, service.submit(order))
 
 
 @router.get("/songs", operation_id="listSongs")
@@ -97,8 +105,8 @@ async def imported(request: Request, title: Annotated[Title, Query()] = "") -> C
     """Take a .khala file, or a recording whose codes are then worked out; at most 32 MiB."""
     service, owner = service_of(request), owner_of(request)
     upload = await uploading.receive(request, service)
-    songs = await run_in_threadpool(uploading.keep, service, owner, upload, title.strip())
-    return await run_in_threadpool(created, service, owner, songs)
+    rows = await run_in_threadpool(uploading.keep, service, owner, upload, title.strip())
+    return await run_in_threadpool(created, service, rows)
 
 
 @router.get("/songs/{song}", operation_id="getSong")
@@ -164,7 +172,7 @@ def varied(request: Request, song: SongId, new: NewVariants, key: Key = None) ->
     if new.n > service.settings.limits.variants:
         raise RequestError(f"n is {new.n}: 1 to {service.settings.limits.variants} is allowed")
     asked = json.dumps([song, new.model_dump()], sort_keys=True) if key is not None else None
-    return created(service, owner, service.submit(Order(
+    return created(service, service.submit(Order(
         owner=owner, requests=order.to_requests(service.all_levels), titles=[row["title"]] * new.n,
         priority=row["priority"], family=row["family"], key=key, asked=asked,
     )))  # fmt: skip
@@ -276,14 +284,14 @@ def info(service: Service, row: Row) -> SongInfo:
     """Return what is told of a song."""
     queue = None
     if row["state"] == "queued":
-        position = service.jobs.ledger.waiting(row) + 1
-        queue = Queue(position=position, eta_s=service.wait_s(row))
+        position, eta_s = service.place(row)
+        queue = Queue(position=position, eta_s=eta_s)
     return song_info(row, service.jobs.ledger.files(row["id"]), queue)
 
 
-def created(service: Service, owner: str, songs: list[str]) -> Created:
+def created(service: Service, rows: list[Row]) -> Created:
     """Return songs that were taken."""
-    return Created(songs=[info(service, service.row(song, owner)) for song in songs])
+    return Created(songs=[info(service, row) for row in rows])
 
 
 def cursor_of(row: Row) -> str:

@@ -110,6 +110,9 @@ class Supervisor:
             )
 
         with alone_in(locks, busy):
+            files = open_files(self.settings)
+            if self.settings.is_sqlite and isinstance(files, FolderFiles):
+                files.sweep(before=time.time())  # nobody else writes here
             self._engine = connect(self.settings, pool=3)
             self._ledger = Ledger(engine=self._engine)
             names = (f"{self.prefix}-{slot + 1}" for slot in range(self.settings.workers))

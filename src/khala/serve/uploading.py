@@ -13,8 +13,9 @@ from starlette.requests import Request
 
 from khala.audio import encode_audio
 from khala.errors import RequestError
-from khala.serve.jobs import Order, new_id
+from khala.serve.ledger import Row
 from khala.serve.making import UPLOAD
+from khala.serve.orders import Order, new_id
 from khala.serve.sealing import headroom
 from khala.serve.service import Service
 from khala.serve.uploads import decode_upload
@@ -76,8 +77,8 @@ def _song(data: bytes) -> Upload:
     return Upload(request=wanted, levels=song.num_levels, name="song.khala", data=data)
 
 
-def keep(service: Service, owner: str, upload: Upload, title: str) -> list[str]:
-    """Store what was sent and have it made into a song; return its id."""
+def keep(service: Service, owner: str, upload: Upload, title: str) -> list[Row]:
+    """Store what was sent and have it made into a song; return its row."""
     song, digest = new_id(), hashlib.sha256(upload.data).hexdigest()
     service.files.write(song, upload.name, upload.data)
     file = {
