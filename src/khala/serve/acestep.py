@@ -34,7 +34,7 @@ IDS = Annotated[list[str], Field(max_length=100)]
 class Task(BaseModel):
     """A task as ACE-Step's front ends ask for it; fields of its sampler are read and not used."""
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, strict=True)
 
     prompt: str = Field(
         "", validation_alias=AliasChoices("prompt", "caption"), max_length=MAX_PROMPT_CHARS
