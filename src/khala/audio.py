@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from khala.containers import container_of
 from khala.errors import AudioError, CapacityError
 
 if TYPE_CHECKING:
@@ -282,11 +283,13 @@ def read_audio(
     except (OSError, soundfile.SoundFileError) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "error_string", str(error))
         raise AudioError(f"cannot read {str(path)!r}: {str(reason).lower()}") from error
-    if not np.isfinite(wave_CN).all():
-        raise AudioError(f"cannot read {str(path)!r}: it holds values that are not finite")
     if wave_CN.shape[0] == 1:
         wave_CN = np.repeat(wave_CN, 2, axis=0)
-    return resample(wave_CN, rate_hz, sample_rate_hz)
+    with np.errstate(over="ignore", invalid="ignore"):
+        wave_CN = resample(wave_CN, rate_hz, sample_rate_hz)
+    if not np.isfinite(wave_CN).all():
+        raise AudioError(f"cannot read {str(path)!r}: it holds values that are not finite")
+    return wave_CN
 
 
 def _check_container(path: Path) -> None:
@@ -294,16 +297,10 @@ def _check_container(path: Path) -> None:
     if not path.is_file():
         raise AudioError(f"cannot read {str(path)!r}: there is no such file")
     with path.open("rb") as file:
-        head = file.read(4_096)
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        at = head.find(b"fmt ", 12)
-        tag = int.from_bytes(head[at + 8 : at + 10], "little") if at > 0 else 0
-        known = tag in (1, 3, 0xFFFE)  # PCM, float, extensible; ADPCM variants have open CVEs
-    else:
-        mpeg = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0
-        known = head[:4] in (b"fLaC", b"OggS") or head[:3] == b"ID3" or mpeg
-    if not known:
-        raise AudioError(f"{str(path)!r} is not audio we can read; allowed: WAV, FLAC, MP3, Ogg")
+        if container_of(file) is None:
+            raise AudioError(
+                f"{str(path)!r} is not audio we can read; allowed: WAV, FLAC, MP3, Ogg"
+            )
 
 
 def _check_header(file: Any, path: Path, max_duration_s: float) -> None:

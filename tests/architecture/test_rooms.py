@@ -16,7 +16,7 @@ SOURCE = Path(khala.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
-BASE = frozenset({"errors", "song", "processes", "hub", "machine"})
+BASE = frozenset({"errors", "song", "processes", "hub", "machine", "containers"})
 MODELS = BASE | {"audio", "nn", "tokens", "checkpoint", "codec", "backbone", "superres", "adapter"}
 EVERYTHING = MODELS | {
     "convert",
@@ -34,6 +34,7 @@ ALLOWED = {
     "errors": frozenset(),
     "song": frozenset({"errors"}),
     "processes": frozenset(),
+    "containers": frozenset(),
     "hub": frozenset(),
     "machine": frozenset({"errors"}),
     "client": frozenset({"errors"}),
@@ -87,6 +88,13 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
             base = ".".join([*parts, *([node.module] if node.module else [])])
             for alias in node.names:
                 yield f"{base}.{alias.name}" if base == "khala" else base, node.lineno
+
+
+def test_the_service_loads_models_in_one_file() -> None:
+    """A server that answers while models are loaded elsewhere must not load torch itself."""
+    for path in FILES:
+        if room_of(path) == "serve" and path.name != "maker.py":
+            assert not [one for one, _ in imports(path) if one.startswith("khala.infer")], path
 
 
 def test_every_room_has_arrows() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import json
 import threading
@@ -255,6 +256,23 @@ def test_a_khala_file_comes_back(client: Client, song: RemoteSong) -> None:
     client.act(mine.id, "refine", levels=64)
     assert client.wait(mine.id, timeout_s=30.0).levels == 64
     assert (Song.from_bytes(client.file(mine.id)).codes_QT[:2] == sketch.codes_QT).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "a\x1b[31mred"}, {"lyrics": "\x00"}, {"created": "<|eot_id|>"},
+        {"digests": {"codec": "a\x07"}}, {"sample_rate_hz": 1, "hop": 1_000_000},
+    ],
+)  # fmt: skip
+def test_song_files_of_strangers_are_looked_at(
+    client: Client, song: RemoteSong, changes: dict[str, Any]
+) -> None:
+    """A file can be sealed well and still hold what should be shown to nobody."""
+    mine = dataclasses.replace(Song.from_bytes(client.file(song.id)), **changes)
+    with pytest.raises(ServiceError) as error:
+        client.upload(mine.to_bytes())
+    assert error.value.status == 422
 
 
 def test_a_recording_becomes_a_song(client: Client) -> None:

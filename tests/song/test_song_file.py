@@ -315,3 +315,17 @@ def test_waveform_by_the_codec_of_its_model(tmp_path: Path) -> None:
     other = song_of(codes_QT, digests={"codec": "0" * 64}, **place)
     with pytest.raises(CheckpointError, match="is not the one that made this song"):
         other.waveform()
+
+
+def test_bytes_and_files_are_the_same_song(tmp_path: Path) -> None:
+    """What is sent over a wire is what is saved, and a part of its levels is a song, too."""
+    song = song_of(np.array([[1, 2, 3], [1023, 0, 512], [7, 8, 9]]))
+    assert song.save(tmp_path / "a.khala").read_bytes() == song.to_bytes()
+    again = Song.from_bytes(song.to_bytes())
+    assert np.array_equal(again.codes_QT, song.codes_QT)
+    assert np.array_equal(song.with_levels(2).codes_QT, song.codes_QT[:2])
+    with pytest.raises(RequestError, match="levels"):
+        song.with_levels(4)
+    for cut in (0, 7, 100, len(song.to_bytes()) - 1):
+        with pytest.raises(AudioError, match="this is not a"):
+            Song.from_bytes(song.to_bytes()[:cut])

@@ -19,7 +19,7 @@ from khala.serve.orders import Order, new_id
 from khala.serve.sealing import headroom
 from khala.serve.service import Service
 from khala.serve.uploads import decode_upload
-from khala.song import Song, SongRequest
+from khala.song import Song, SongRequest, check_text
 
 __all__ = ["Upload", "keep", "receive"]
 
@@ -27,6 +27,7 @@ SONG_FILE = b'{"__metadata__":{"sha256":"'
 """What a .khala file has after its first eight bytes."""
 
 RATE_HZ = 44_100
+LONGEST_S = 1_200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,8 +72,15 @@ async def receive(request: Request, service: Service) -> Upload:
 
 def _song(data: bytes) -> Upload:
     song = Song.from_bytes(data)
+    # the file is whole, and yet anybody may have sealed it: its texts are shown and stored here
+    for text in (song.model, song.lyrics, song.created, *song.digests, *song.digests.values()):
+        check_text("a text of this song", text)
     if song.num_levels < 2:
         raise RequestError("this song has one level: at least 2 are needed")
+    if song.duration_s > LONGEST_S:
+        raise RequestError(
+            f"this song has {song.duration_s:.0f} seconds: at most {LONGEST_S} are taken"
+        )
     wanted = dataclasses.replace(song.request, levels=song.num_levels)
     return Upload(request=wanted, levels=song.num_levels, name="song.khala", data=data)
 

@@ -1,6 +1,6 @@
 """Recordings that strangers sent become samples, decoded in a process of their own.
 
-This process looks at a few bytes (`khala.serve.containers`) and never gives the file to a codec.
+This process looks at a few bytes (`khala.containers`) and never gives the file to a codec.
 Another one (`khala.serve.decoder`) decodes it behind limits and walls (`khala.serve.sandbox`),
 writes samples to a file without a name, and is gone; whatever it does, this process only counts and
 reads samples.
@@ -31,8 +31,8 @@ from typing import BinaryIO
 import numpy as np
 
 from khala.audio import BLOCK_FRAMES, Wave
+from khala.containers import container_of
 from khala.errors import AudioError, CapacityError, ConfigError, KhalaError, StageError
-from khala.serve.containers import container_of
 from khala.serve.decoder import BYTES_PER_FRAME, Verdict, output_bytes
 
 __all__ = ["DecodeLimits", "decode_upload", "sandbox_report"]
@@ -102,7 +102,10 @@ def decode_upload(path: Path, *, workdir: Path, limits: DecodeLimits | None = No
     """
     limits = limits or DecodeLimits()
     with _opened(path, limits) as upload, _place(workdir) as (samples, empty):
-        container_of(upload)
+        if container_of(upload) is None:
+            raise AudioError(
+                "the uploaded file is not audio we can read; allowed: WAV, FLAC, MP3, Ogg"
+            )
         status, said = _run(upload, samples, empty, limits)
         _check(status, said, limits)
         return _collected(samples, limits)

@@ -128,8 +128,14 @@ class Completion:
         num_levels = sketch.codes_QT.shape[0]
         self._levels_T = list(sketch.codes_QT.cpu())
         self._prompt_PD = model.embed(sketch.prompt_S.to(device))
-        codes_1QT = sketch.codes_QT.to(device)[None]
-        self._frames_TD = model.embed_levels(codes_1QT, num_levels)[0].float()
+        codes_QT = sketch.codes_QT.to(device)
+        self._frames_TD = model.embed_levels(codes_QT[None, :COARSE_LEVELS], COARSE_LEVELS)[
+            0
+        ].float()
+        # one after another, as they were added when they were drawn: the same rounding, and so the
+        # same codes above, however often a song was stopped
+        for level in range(COARSE_LEVELS, num_levels):
+            self._frames_TD += model.embed_level(codes_QT[level], level)
 
     @property
     def num_levels(self) -> int:

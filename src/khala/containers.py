@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from khala.errors import AudioError
-
 __all__ = ["container_of"]
 
 MAX_CHUNKS = 64
@@ -19,11 +17,10 @@ PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 EXTENSIBLE_TAIL = bytes.fromhex("000000001000800000aa00389b71")
 
 
-def container_of(file: BinaryIO) -> str:
+def container_of(file: BinaryIO) -> str | None:
     """Name the container by its bytes: "wav", "flac", "mp3" or "ogg".
 
-    Raises:
-        AudioError: something else, or a WAV of another encoding than PCM and float.
+    None: something else, or a WAV of another encoding than PCM and float.
     """
     at = 0
     for _ in range(MAX_CHUNKS):
@@ -42,7 +39,7 @@ def container_of(file: BinaryIO) -> str:
         return "ogg"
     if at == 0 and head[:4] == b"RIFF" and head[8:12] == b"WAVE" and _is_plain(_format_of(file)):
         return "wav"
-    raise AudioError("the uploaded file is not audio we can read; allowed: WAV, FLAC, MP3, Ogg")
+    return None
 
 
 def _bytes_at(file: BinaryIO, at: int, num_bytes: int) -> bytes:
