@@ -72,6 +72,26 @@ def test_variants_are_a_family(client: Client) -> None:
     assert {song.id for song in client.songs(family=songs[0].id)} == {song.id for song in done}
 
 
+def test_sketches_come_before_details(client: Client) -> None:
+    """Four takes are four first sounds within seconds, not one finished song and three silences."""
+    last = next(client._listen(None, None)).number
+    songs = client.create(**{**WORDS, "prompt": "slow"}, seed=20, n=3, levels=16)
+    assert [client.wait(song.id, timeout_s=60.0).state for song in songs] == ["done"] * 3
+    sketched, finished = [], []
+    for event in client.events(after=last):
+        if event.data.get("levels") == 2 and event.song not in sketched:
+            sketched.append(event.song)
+        if event.data.get("levels") == 8 and event.song not in finished:
+            finished.append(event.song)
+            if len(finished) == 1:
+                assert len(sketched) == 3
+        if len(finished) == 3:
+            break
+    for song in songs:
+        made = song_file(client, song.id)
+        assert (made.codes_QT == codes(made.request, 16)).all()
+
+
 def test_cancel_keeps_what_is_finished(client: Client) -> None:
     """Who has heard enough, or wants a quicker song, still has one."""
     song = ask(client, prompt="slow")
@@ -141,8 +161,8 @@ def test_a_song_that_fails_says_why_and_can_be_tried_again(client: Client) -> No
 
 def test_a_deleted_song_is_gone(client: Client, service: Running) -> None:
     """Words that somebody wanted gone must not stay on a disk."""
-    song, slow = ask(client), ask(client, prompt="slow")
-    client.wait(song.id, timeout_s=30.0)
+    song = client.wait(ask(client).id, timeout_s=30.0)
+    slow = ask(client, prompt="slow")
     until(client, slow.id, lambda now: now.state == "working")
     for one in (song, slow):
         client.delete(one.id)

@@ -15,40 +15,21 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 import sqlalchemy as sa
-from dbos import DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, EnqueueOptions
 
 from khala.errors import KhalaError, RequestError
+from khala.serve.durable import engine_client, enqueue, rank_of
 from khala.serve.ledger import LIVE, Ledger, Row, tell
 from khala.serve.orders import Conflict, Desk, Order
 from khala.serve.settings import Settings
 from khala.serve.tables import FILES, KEYS, SONGS, connect
 
-__all__ = ["APPLICATION", "QUEUE", "WORKFLOW", "Jobs", "engine_config"]
-
-QUEUE = "songs"
-WORKFLOW = "song"
-APPLICATION = "khala"
-VERSION = "jobs-1"
-"""Of the workflow's steps: jobs of another one would not be taken over."""
+__all__ = ["Jobs"]
 
 KEYS_KEPT_S = 7 * 24 * 3600.0
 """How long a request can be sent again with its key."""
 
 MOST_AT_ONCE = 64
 """Orders that are written in one transaction: a disk's answer takes longer than the rest."""
-
-
-def engine_config(settings: Settings, executor: str) -> DBOSConfig:
-    """Return how a worker runs workflows: its name must be unique, and the same at every start."""
-    return DBOSConfig(
-        name=APPLICATION,
-        system_database_url=settings.database_url,
-        executor_id=executor,
-        application_version=VERSION,
-        run_migrations=False,
-        serializer=DBOSPortableJSONSerializer(),
-        log_level="ERROR",
-    )
 
 
 class Jobs:
@@ -58,14 +39,7 @@ class Jobs:
         self._settings = settings
         self.engine = connect(settings)
         self.ledger = Ledger(engine=self.engine)
-        self._client = DBOSClient(
-            system_database_engine=self.engine,
-            system_database_url=settings.database_url,
-            serializer=DBOSPortableJSONSerializer(),
-            application_name=APPLICATION,
-            retry_connection_errors=False,
-            lazy=True,
-        )
+        self._client = engine_client(settings, self.engine)
         self._orders: queue.SimpleQueue[tuple[Order, Future[list[Row]]] | None] = (
             queue.SimpleQueue()
         )
@@ -145,23 +119,13 @@ class Jobs:
         stored = sa.select(SONGS).where(SONGS.c.id.in_(wanted))
         rows_by_id = {row["id"]: row for row in db.execute(stored).mappings()}
         for one in desk.songs:
-            self._enqueue(db, rows_by_id[one["id"]])
+            enqueue(self._client, db, rows_by_id[one["id"]])
         tell(db, [(rows_by_id[one["id"]], "song", None) for one in desk.songs])
         return [
             answer if isinstance(answer, KhalaError)
             else [rows_by_id[song] for song in answer if song in rows_by_id]
             for answer in desk.answers
         ]  # fmt: skip
-
-    def _enqueue(self, db: sa.Connection, row: Row) -> None:
-        options: EnqueueOptions = {
-            "queue_name": QUEUE,
-            "workflow_name": WORKFLOW,
-            "workflow_id": row["job"],
-            "app_version": VERSION,
-            "priority": row["priority"],
-        }
-        self._client.enqueue_in_transaction(db, options, row["job"])
 
     # ---------------------------------------------------------------------------------- control
 
@@ -181,9 +145,11 @@ class Jobs:
             )
         if row["state"] == "done" and wanted <= row["levels"]:
             raise Conflict(f"this song has {row['levels']} levels already: ask for more")
+        levels_kept = 0 if row["is_part"] else row["levels"]
+        rank = rank_of(priority=row["priority"], levels=levels_kept, jobs=row["jobs"] + 1)
         with self.engine.begin() as db:
             values = {
-                **({"levels": 0, "is_part": False} if row["is_part"] else {}),
+                "levels": levels_kept, "is_part": False, "rank": rank,
                 "state": "queued", "stage": "", "wish": "", "error": None, "crashes": 0, "kills": 0,
                 "levels_wanted": wanted, "queued_at": time.time(), "finished_at": None, "done": 0,
                 "total": 0, "eta_s": None, "jobs": row["jobs"] + 1,
@@ -196,7 +162,7 @@ class Jobs:
             if db.execute(sa.update(SONGS).where(same, idle).values(**values)).rowcount == 0:
                 raise Conflict("this song was changed by somebody else just now")
             stored = db.execute(sa.select(SONGS).where(SONGS.c.id == row["id"])).mappings().one()
-            self._enqueue(db, stored)
+            enqueue(self._client, db, stored)
             tell(db, [(stored, "song", None)])
             return stored
 

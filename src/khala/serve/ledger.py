@@ -8,7 +8,7 @@ a smaller one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -105,15 +105,21 @@ class Ledger:
             return db.scalar(sa.select(sa.func.max(EVENTS.c.seq))) or 0
 
     def queue(self) -> list[tuple[int, float, float]]:
-        """Return priority, time and seconds of every song that waits, the next one first."""
+        """Return rank, time and seconds of every song that waits, the next one first."""
         seconds = SONGS.c.request["duration_s"].as_float()
         wanted = (
-            sa.select(SONGS.c.priority, SONGS.c.queued_at, seconds)
+            sa.select(SONGS.c.rank, SONGS.c.queued_at, seconds)
             .where(SONGS.c.state == "queued")
-            .order_by(SONGS.c.priority, SONGS.c.queued_at)
+            .order_by(SONGS.c.rank, SONGS.c.queued_at)
         )
         with self.engine.connect() as db:
             return [(row[0], row[1], row[2]) for row in db.execute(wanted)]
+
+    def somebody_waits(self, rank: int) -> bool:
+        """Whether a song waits that comes before a rank."""
+        wanted = sa.select(SONGS.c.id).where(SONGS.c.state == "queued", SONGS.c.rank < rank)
+        with self.engine.connect() as db:
+            return db.scalar(wanted.limit(1)) is not None
 
     def counts(self, owner: str | None = None) -> dict[str, int]:
         """Return the number of songs in each state."""
@@ -148,6 +154,7 @@ class Ledger:
         data: Mapping[str, Any] | None = None,
         files: Iterable[Mapping[str, Any]] = (),
         gone: Iterable[str] = (),
+        also: Callable[[sa.Connection, Row], None] | None = None,
     ) -> Row | None:
         """Change a song's row and tell of it, all or nothing.
 
@@ -160,6 +167,7 @@ class Ledger:
             data: of the event; None: what everybody may know of the song.
             files: rows of files that are now there.
             gone: names of files that are no longer there.
+            also: what else belongs to the transaction; of it, and the row as it is then.
 
         Returns:
             The row as it is now, or None if it was not changed.
@@ -182,6 +190,8 @@ class Ledger:
             for one in files:
                 db.execute(FILES.insert().values(song=song, **one))
             row = db.execute(sa.select(SONGS).where(SONGS.c.id == song)).mappings().one()
+            if also is not None:
+                also(db, row)
             tell(db, [(row, type, data)])
             return row
 

@@ -33,11 +33,11 @@ class Line:
         """
         if time.monotonic() - self._looked_s > KEPT_S:
             queue = self.ledger.queue()
-            self._places = [(priority, at) for priority, at, _ in queue]
+            self._places = [(rank, at) for rank, at, _ in queue]
             self._ahead_s = [0.0, *itertools.accumulate(seconds for _, _, seconds in queue)]
             self._pace = self.ledger.speed()
             self._looked_s = time.monotonic()
-        ahead = bisect.bisect_left(self._places, (row["priority"], row["queued_at"]))
+        ahead = bisect.bisect_left(self._places, (row["rank"], row["queued_at"]))
         if self._pace is None or not workers:
             return ahead + 1, None
         return ahead + 1, round(self._ahead_s[ahead] * self._pace / workers, 1)

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import sqlalchemy as sa
 
 from khala.errors import Cancelled, KhalaError, StageError
+from khala.serve.durable import rank_of
 from khala.serve.files import Files
 from khala.serve.ledger import Ledger, Row
 from khala.serve.sealing import Sealer, Wave, headroom
@@ -125,6 +127,9 @@ class Making:
     pulse: Callable[[], None]
     """Called whenever there is a sign of life."""
 
+    enqueue: Callable[[sa.Connection, Row], None]
+    """Queues a song's job in a transaction."""
+
     def claim(self, job: str) -> Run | None:
         """Take a job's song; None if there is nothing to do for it any more."""
         song = job.partition("-")[0]
@@ -186,6 +191,23 @@ class Making:
             self._fail(run, stage, error)
             return "failed"
         return "done"
+
+    def should_give_way(self, run: Run) -> bool:
+        """Whether somebody waits for a first sound while this song only becomes sharper."""
+        return run.row["levels"] > 0 and self.ledger.somebody_waits(self._next_rank(run))
+
+    def give_way(self, run: Run) -> None:
+        """Put a song back into the queue with what it has."""
+        jobs = run.row["jobs"] + 1
+        values = {
+            "state": "queued", "stage": "", "run": "", "eta_s": None, "jobs": jobs,
+            "job": f"{run.song}-{jobs}", "rank": self._next_rank(run), "queued_at": time.time(),
+        }  # fmt: skip
+        self._write(run, values, also=self.enqueue)
+
+    def _next_rank(self, run: Run) -> int:
+        row = run.row
+        return rank_of(priority=row["priority"], levels=row["levels"], jobs=row["jobs"] + 1)
 
     def end(self, run: Run, outcome: str) -> None:
         """Say what became of a song, and make heard what was finished of a cancelled one."""

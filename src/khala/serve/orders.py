@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from khala.errors import CapacityError, KhalaError
+from khala.serve.durable import rank_of
 from khala.serve.settings import Limits
 from khala.serve.tables import KEYS, SONGS
 from khala.song import SongRequest
@@ -116,8 +117,10 @@ class Desk:
             self.songs.append({
                 "id": song, "owner": order.owner, "title": title, "state": "queued",
                 "request": request.to_dict(), "family": order.family or songs[0],
-                "priority": order.priority, "words": searchable(title, request),
-                "created_at": now, "queued_at": now, "levels_wanted": request.levels,
+                "priority": order.priority,
+                "rank": rank_of(priority=order.priority, levels=order.levels, jobs=1),
+                "words": searchable(title, request), "created_at": now, "queued_at": now,
+                "levels_wanted": request.levels,
                 "job": f"{song}-1", "levels": order.levels, "format": order.format,
             })  # fmt: skip
             # each is a little later than the one before, so that lists and queue keep the order

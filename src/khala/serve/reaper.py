@@ -12,7 +12,7 @@ import time
 
 from dbos import DBOS
 
-from khala.serve.jobs import WORKFLOW, engine_config
+from khala.serve.durable import WORKFLOW, engine_config
 from khala.serve.settings import Settings
 
 __all__ = ["main"]

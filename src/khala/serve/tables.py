@@ -45,6 +45,7 @@ SONGS = sa.Table(
     sa.Column("words", sa.Text, nullable=False),  # lower case, for searching
     sa.Column("family", sa.String(32), nullable=False),  # variants of one request share it
     sa.Column("priority", sa.Integer, nullable=False, default=5),
+    sa.Column("rank", sa.Integer, nullable=False),  # in the queue, see durable.rank_of
     sa.Column("kept", sa.Boolean, nullable=False, default=False),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("queued_at", sa.Float, nullable=False),
@@ -70,7 +71,7 @@ SONGS = sa.Table(
     sa.Column("crashes", sa.Integer, nullable=False, default=0),  # workers that died of it
     sa.Column("kills", sa.Integer, nullable=False, default=0),  # that somebody killed
     sa.Index("khala_songs_new", "owner", "created_at"),
-    sa.Index("khala_songs_state", "state", "priority", "queued_at"),
+    sa.Index("khala_songs_state", "state", "rank", "queued_at"),
 )
 
 FILES = sa.Table(

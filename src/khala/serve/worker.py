@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 import sqlalchemy as sa
-from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
+from dbos import DBOS
 
 from khala.errors import CheckpointError, ConfigError
+from khala.serve.durable import QUEUE, WORKFLOW, engine_client, engine_config, enqueue
 from khala.serve.files import open_files
-from khala.serve.jobs import APPLICATION, QUEUE, WORKFLOW, engine_config
 from khala.serve.ledger import Ledger, Row
 from khala.serve.making import Fenced, Maker, Making, Run
 from khala.serve.sealing import Sealer
@@ -136,6 +136,7 @@ class Worker:
         self._pulse = Pulse(patience_s=settings.recovery_s / 2)
         self._running: set[str] = set()
         self._lost: set[str] = set()
+        self._client = engine_client(settings, self._engine)
         self._making = Making(
             ledger=PatientLedger(engine=self._engine, sign=self._pulse.sign),
             files=open_files(settings),
@@ -143,13 +144,14 @@ class Worker:
             sealer=Sealer.open(settings),
             worker=name,
             pulse=self._pulse.sign,
+            enqueue=lambda db, row: enqueue(self._client, db, row),
         )
 
     def work(self) -> NoReturn:
         """Register, take songs from the queue, and give signs of life for ever."""
         try:
             self._register()
-            client = self._launch()
+            self._launch()
         except Exception as error:  # noqa: BLE001 - whatever it is, a new start may help
             _begin_anew(error)
         beats = 0
@@ -159,7 +161,7 @@ class Worker:
             try:
                 self._beat()
                 if beats % LOOK_EVERY_BEATS == 0:
-                    self._look_for_lost(client)
+                    self._look_for_lost()
             except sa.exc.SQLAlchemyError as error:
                 logging.warning("the database does not answer: %s", type(error).__name__)
 
@@ -185,8 +187,8 @@ class Worker:
                 )
             )  # fmt: skip
 
-    def _launch(self) -> DBOSClient:
-        """Have the job engine bring songs to `_song`; return a way to look at its workflows."""
+    def _launch(self) -> None:
+        """Have the job engine bring songs to `_song`."""
         DBOS(config=engine_config(self._settings, self._name))
 
         @DBOS.step(name="plan")
@@ -215,12 +217,6 @@ class Worker:
         DBOS.register_queue(
             QUEUE, worker_concurrency=1, polling_interval_sec=POLL_S, on_conflict="always_update"
         )
-        return DBOSClient(
-            system_database_url=self._settings.database_url,
-            serializer=DBOSPortableJSONSerializer(),
-            application_name=APPLICATION,
-            retry_connection_errors=False,
-        )
 
     def _song(
         self,
@@ -233,11 +229,14 @@ class Worker:
         run = self._making.claim(job)
         if run is None:
             return "nothing to do"
-        outcome = "done"
-        for stage in plan(run):
+        outcome, stages = "done", plan(run)
+        for number, stage in enumerate(stages, start=1):
             outcome = do(run, stage)
             if outcome != "done":
                 break
+            if number < len(stages) and self._making.should_give_way(run):
+                self._patiently(lambda: self._making.give_way(run))
+                return "gave way"
         self._patiently(lambda: self._making.end(run, outcome))
         return outcome
 
@@ -266,9 +265,9 @@ class Worker:
                 logging.warning("this worker was given up for dead; it begins anew")
                 os._exit(AGAIN)
 
-    def _look_for_lost(self, client: DBOSClient) -> None:
+    def _look_for_lost(self) -> None:
         """Begin anew if the engine lost a workflow of ours, as it does when the disk was full."""
-        pending = client.list_workflows(
+        pending = self._client.list_workflows(
             status="PENDING", executor_id=self._name, load_input=False, load_output=False
         )
         lost = {one.workflow_id for one in pending} - self._running
@@ -291,6 +290,10 @@ class PatientLedger(Ledger):
     def files(self, song: str) -> dict[str, Row]:
         """Return what files a song has."""
         return self._patiently(lambda: Ledger.files(self, song))
+
+    def somebody_waits(self, rank: int) -> bool:
+        """Whether a song waits that comes before a rank."""
+        return self._patiently(lambda: Ledger.somebody_waits(self, rank))
 
     def change(self, song: str, values: Mapping[str, Any], **how: Any) -> Row | None:
         """Change a song's row and tell of it."""
