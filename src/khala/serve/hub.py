@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ from khala.serve.ledger import Ledger, Row
 __all__ = ["Hub"]
 
 LOOK_EVERY_S = 0.2
+IDLE_EVERY_S = 0.6
+"""When nothing has happened for a while: who listens to an idle service should cost nothing."""
+
+IDLE_AFTER_S = 5.0
 QUIET_S = 15.0
 """After so long without an event a comment is sent, so that a lost connection is noticed."""
 
@@ -109,12 +114,15 @@ class Hub:
 
     async def _look(self, last: int) -> None:
         """Read new events while anybody listens."""
+        busy_s = time.monotonic()
         while self._listeners and not self._is_over:
-            await asyncio.sleep(LOOK_EVERY_S)
+            is_idle = time.monotonic() - busy_s > IDLE_AFTER_S
+            await asyncio.sleep(IDLE_EVERY_S if is_idle else LOOK_EVERY_S)
             try:
                 rows = await run_in_threadpool(self._ledger.events, last)
             except sa.exc.SQLAlchemyError:
                 continue  # it is said to whoever asks for something; here it is waited for
+            busy_s = time.monotonic() if rows else busy_s
             for row in rows:
                 last = row["seq"]
                 for one in self._listeners:

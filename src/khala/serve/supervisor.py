@@ -35,7 +35,7 @@ __all__ = ["MOST_CRASHES", "Supervisor"]
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 0.25
+LOOK_EVERY_S = 0.5
 TIDY_EVERY_S = 30.0
 STARTING_S = 600.0
 """A worker that was not heard of so long after its start stands still: models are large."""

@@ -42,7 +42,7 @@ HOPELESS = 78
 """Exit status: with these settings it cannot work; stderr says why."""
 
 BEAT_S = 1.0
-POLL_S = 0.1
+POLL_S = 0.2
 RETRY_S = 0.5
 PATIENCE_S = 600.0
 """How long a worker waits for a database or a disk before it begins anew."""
