@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from running import Running
+from running import UNLIMITED, Running
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 SLOW_S = 5.0
@@ -41,9 +41,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="write benchmarks/results")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        limits = ("queue=100000", "queue_each=100000", "requests_per_s=100000")
-        options = [word for one in limits for word in ("--limit", one)]
-        service = Running(data=Path(folder) / "data", options=options)
+        service = Running(data=Path(folder) / "data", options=[*UNLIMITED])
         service.start()
         service.wait_worker()
         assert service.process is not None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from running import Running
+from running import UNLIMITED, Running
 
 from khala.serve.settings import Settings
 from khala.serve.tables import SONGS, connect
@@ -37,9 +37,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="write benchmarks/results")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        limits = ("queue=100000", "queue_each=100000", "requests_per_s=100000")
-        options = [word for one in limits for word in ("--limit", one)]
-        service = Running(data=Path(folder) / "data", options=[*options, "--workers", "0"])
+        service = Running(data=Path(folder) / "data", options=[*UNLIMITED, "--workers", "0"])
         service.start()
         found = asyncio.run(run(service, args))
         service.stop()

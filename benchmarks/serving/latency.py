@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from running import Running
+from running import UNLIMITED, Running
 
 from serving.asking import Load
 
@@ -31,9 +31,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="write benchmarks/results")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        limits = ("queue=100000", "queue_each=100000", "requests_per_s=100000")
-        options = [word for one in limits for word in ("--limit", one)]
-        options += ["--workers", "1" if args.busy else "0"]
+        options = [*UNLIMITED, "--workers", "1" if args.busy else "0"]
         service = Running(data=Path(folder) / "data", options=options)
         service.start()
         if args.busy:

@@ -18,6 +18,14 @@ from khala.client import Client
 HERE = Path(__file__).parent
 
 
+UNLIMITED = tuple(
+    word
+    for one in ("queue=100000", "queue_each=100000", "requests_per_s=100000")
+    for word in ("--limit", one)
+)
+"""Options of a service that takes whatever comes, to be measured."""
+
+
 def free_port() -> int:
     """Return a port that nobody has."""
     with socket.socket() as one:
