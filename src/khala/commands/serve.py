@@ -111,14 +111,15 @@ def run_serve(args: argparse.Namespace) -> int:
         return 0
     _log()
     from khala.serve import tables
-    from khala.serve.supervisor import Supervisor
+    from khala.serve.supervisor import Supervisor, host_prefix
 
     tables.prepare(settings)
     tokens, new = Tokens.load(settings.data)
     with _listening(settings) as listener:
         port = listener.getsockname()[1]
         address = settings.public_url or f"http://127.0.0.1:{port}"
-        supervisor = Supervisor(settings=settings)
+        prefix = "local" if settings.is_sqlite else f"front-{host_prefix()}"
+        supervisor = Supervisor(settings=settings, prefix=prefix)
         with supervisor.running():
             _greet(terminal, address, new, settings.data)
             _answer(settings, tokens, listener, port)

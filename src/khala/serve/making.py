@@ -170,7 +170,10 @@ class Making:
         """
         if run.wish:
             return "stopped"
-        self._write(run, {"stage": stage.kind, "done": 0, "total": 0, "eta_s": None})
+        at = {"done": 0, "total": 0, "eta_s": None}
+        if stage.kind == "detail":
+            at = {"done": run.row["levels"], "total": run.row["levels_wanted"]}
+        self._write(run, {"stage": stage.kind, **at})
         try:
             if stage.kind == "sketch":
                 self._sketch(run)
@@ -212,8 +215,8 @@ class Making:
     def end(self, run: Run, outcome: str) -> None:
         """Say what became of a song, and make heard what was finished of a cancelled one."""
         if run.wish == "delete":
-            self.ledger.change(run.song, {"state": "deleted"}, run=run.token, type="progress",
-                               data={})  # fmt: skip
+            told = {"id": run.song}
+            self._write(run, {"state": "deleted", "run": ""}, type="deleted", data=told)
             return
         if outcome == "stopped" and run.wish == "cancel" and run.row["levels"] > 0:
             self._sound(run, run.row["levels"])
@@ -290,7 +293,7 @@ class Making:
             wave_CN * headroom(wave_CN), ".flac", sample_rate_hz=rate_hz, row=run.row,
             levels=levels, digests=song.digests, is_recording=song.ended == "recording",
         )  # fmt: skip
-        is_last = levels == run.row["levels"]
+        is_last = levels >= run.row["levels_wanted"] or is_ending
         files = [
             self._put(run, f"audio-{levels:02d}.flac", flac, levels),
             self._put(run, f"peaks-{levels:02d}.json", peaks(wave_CN), levels),
@@ -339,8 +342,13 @@ class Making:
         self._write(run, {}, files=[file], type=type, data=data_of_event)
 
     def _put(self, run: Run, name: str, data: bytes, levels: int) -> dict[str, Any]:
-        """Write a file and return its row; nobody is shown it before that is written, too."""
+        """Write a file and return its row; nobody is shown it before that is written, too.
+
+        Raises:
+            Fenced: another worker has the song, and its files.
+        """
         self.pulse()
+        self._look(run)
         self.files.write(run.song, name, data)
         digest = hashlib.sha256(data).hexdigest()
         return {"name": name, "bytes": len(data), "sha256": digest, "levels": levels}
@@ -374,11 +382,15 @@ class Making:
     def _should_stop(self, run: Run) -> bool:
         self.pulse()
         if not run.wish and time.monotonic() - run.heard_s > EVENT_EVERY_S:
-            row = self.ledger.song(run.song)
-            if row is None or row["run"] != run.token:
-                raise Fenced(run.song)
-            run.row, run.heard_s = row, time.monotonic()
+            self._look(run)
         return bool(run.wish)
+
+    def _look(self, run: Run) -> None:
+        """Read what the owner wishes by now, and whether this run still counts."""
+        row = self.ledger.song(run.song)
+        if row is None or row["run"] != run.token:
+            raise Fenced(run.song)
+        run.row, run.heard_s = row, time.monotonic()
 
     def _fail(self, run: Run, stage: Stage, error: Exception) -> None:
         """Write why a song failed, and keep what is finished of it."""

@@ -294,6 +294,9 @@ class Supervisor:
             for song in set(files.songs_before(time.time() - 600.0)) - known:
                 files.remove(song)
         self._ledger.prune()
+        old = sa.and_(WORKERS.c.state == "reaped", WORKERS.c.at < time.time() - 24 * 3600)
+        with self._engine.begin() as db:
+            db.execute(sa.delete(WORKERS).where(old))
 
 
 def described(status: int) -> str:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TypeVar
 import sqlalchemy as sa
 from dbos import DBOS
 
-from khala.errors import CheckpointError, ConfigError
+from khala.errors import CapacityError, KhalaError
 from khala.serve.durable import QUEUE, WORKFLOW, engine_client, engine_config, enqueue
 from khala.serve.files import open_files
 from khala.serve.ledger import Ledger, Row
@@ -98,9 +98,9 @@ def main() -> int:
     _leave_with_parent()
     try:
         maker = load_maker(settings)
-    except (CheckpointError, ConfigError) as error:
+    except KhalaError as error:
         sys.stderr.write(f"khala: error: {error}\n")
-        return HOPELESS
+        return AGAIN if isinstance(error, CapacityError) else HOPELESS
     worker = Worker(settings=settings, name=line["name"], maker=maker)
     signal.signal(signal.SIGTERM, lambda *_: worker.leave())
     worker.work()
