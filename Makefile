@@ -50,6 +50,7 @@ song: $(VENV)/core  ## write song.wav from examples/song.txt with the bundled mo
 		--prompt "female vocal, pop, piano, 100 bpm" --duration 30 --seed 7 --out song.wav
 
 test: $(VENV)/dev $(STUDIO)  ## run the tests (under five minutes on two cores)
+	cd ui && $(abspath $(NPM)) run --silent test
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: $(VENV)/dev $(STUDIO)  ## run the slow tests too
