@@ -11,7 +11,6 @@ from inside and must be set aside, its neighbours untouched. Prints and keeps wh
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -27,8 +26,7 @@ from running import Running
 
 from khala.client import Client, ServiceError
 from khala.serve.settings import Settings
-
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+from serving.keeping import keep
 
 
 def main() -> int:
@@ -41,10 +39,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="write benchmarks/results")
     args = parser.parse_args()
     found = run(kills=args.kills, songs=args.songs, seed=args.seed, real=args.real)
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
-    if args.keep:
-        name = "serve-chaos-real.json" if args.real else "serve-chaos.json"
-        (RESULTS / name).write_text(json.dumps({"command": sys.argv[1:], **found}, indent=1) + "\n")
+    keep("chaos-real" if args.real else "chaos", found, args)
     return 1 if found["bad"] else 0
 
 

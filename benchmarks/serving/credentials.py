@@ -7,7 +7,6 @@ In benchmarks/:
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -21,8 +20,8 @@ import numpy as np
 
 from khala.audio import FORMATS, encode_audio
 from khala.serve.provenance import EMBEDDED, Made, Signer, verify
+from serving.keeping import keep
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 REPEATS = 9
 
 
@@ -41,10 +40,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         signer = Signer.load_or_make(Path(folder) / "signing")
         rows = [measured(signer, made, wave_CN, ending) for ending in FORMATS]
-    text = json.dumps({"seconds": args.seconds, "rows": rows}, indent=1)
-    sys.stdout.write(text + "\n")
-    if args.keep:
-        (RESULTS / "serve-credentials.json").write_text(text + "\n")
+    keep("credentials", {"seconds": args.seconds, "rows": rows}, args)
     return 0 if all(row["state"] == "valid" for row in rows) else 1
 
 

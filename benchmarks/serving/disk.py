@@ -7,7 +7,6 @@ In benchmarks/ (mounts a small disk in memory, alone in a namespace of its own):
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -23,8 +22,8 @@ from running import Running
 
 from khala.client import ServiceError
 from khala.serve.settings import Settings
+from serving.keeping import keep
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 INSIDE = "KHALA_DISK_INSIDE"
 
 
@@ -49,10 +48,7 @@ def main() -> int:
             found = run(disk, args.rounds, args.seed)
         finally:
             subprocess.run(["umount", "--lazy", disk], check=False)
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
-    if args.keep:
-        text = json.dumps({"command": sys.argv[1:], **found}, indent=1)
-        (RESULTS / "serve-disk.json").write_text(text + "\n")
+    keep("disk", found, args)
     return 1 if found["bad"] or found["odd_errors"] else 0
 
 

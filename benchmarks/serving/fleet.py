@@ -7,7 +7,6 @@ In benchmarks/ (needs PostgreSQL's programs, apt-get install postgresql):
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -24,8 +23,7 @@ from running import HERE, Running
 
 from khala.client import ServiceError
 from khala.serve.settings import Settings
-
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+from serving.keeping import keep
 
 
 def main() -> int:
@@ -36,10 +34,7 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = run(Path(folder), args.songs)
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
-    if args.keep:
-        text = json.dumps({"command": sys.argv[1:], **found}, indent=1)
-        (RESULTS / "serve-fleet.json").write_text(text + "\n")
+    keep("fleet", found, args)
     return 1 if found["bad"] else 0
 
 

@@ -24,7 +24,8 @@ from typing import Any
 
 from running import UNLIMITED, Running
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+from serving.keeping import keep
+
 SLOW_S = 5.0
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,"
@@ -58,10 +59,7 @@ def main() -> int:
         "schemathesis": drawn, "own": own, "server_alive": alive, "works_afterwards": works,
         "tracebacks": log.count("Traceback"), "seed": args.seed,
     }  # fmt: skip
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
-    if args.keep:
-        text = json.dumps({"command": sys.argv[1:], **found}, indent=1)
-        (RESULTS / "serve-fuzz.json").write_text(text + "\n")
+    keep("fuzz", found, args)
     bad = own["server_errors"] + own["slow"] + found["tracebacks"]
     return 0 if alive and works and not bad and not drawn.get("failures") else 1
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import sys
 import tempfile
@@ -22,8 +21,7 @@ from running import UNLIMITED, Running
 from khala.serve.settings import Settings
 from khala.serve.tables import SONGS, connect
 from serving.asking import post
-
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+from serving.keeping import keep
 
 
 def main() -> int:
@@ -45,10 +43,7 @@ def main() -> int:
             rows = db.scalar(sa.select(sa.func.count()).select_from(SONGS))
             jobs = db.scalar(sa.text("SELECT count(*) FROM workflow_status"))
     found |= {"songs": rows, "jobs": jobs, "seed": args.seed}
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
-    if args.keep:
-        text = json.dumps({"command": sys.argv[1:], **found}, indent=1)
-        (RESULTS / "serve-keys.json").write_text(text + "\n")
+    keep("keys", found, args)
     right = rows == jobs == args.keys == found["distinct_answers"] and not found["wrong_answers"]
     return 0 if right and found["mismatches_refused"] == found["mismatches_sent"] else 1
 

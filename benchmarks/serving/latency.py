@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import tempfile
@@ -19,8 +18,8 @@ from typing import Any
 from running import UNLIMITED, Running
 
 from serving.asking import Load
+from serving.keeping import keep
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 MUST_MS = {1: 20.0, 16: 200.0, 200: 1_000.0}
 
 
@@ -39,11 +38,7 @@ def main() -> int:
         rows = [measured(service, clients) for clients in MUST_MS]
         service.stop()
     found = {"busy": args.busy, "rows": rows}
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
-    if args.keep:
-        name = "serve-latency-busy.json" if args.busy else "serve-latency.json"
-        text = json.dumps({"command": sys.argv[1:], **found}, indent=1)
-        (RESULTS / name).write_text(text + "\n")
+    keep("latency-busy" if args.busy else "latency", found, args)
     return 0 if all(row["p99_ms"] <= row["must_ms"] and not row["refused"] for row in rows) else 1
 
 
