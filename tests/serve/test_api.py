@@ -318,6 +318,8 @@ def test_lyrics_are_looked_at(client: Client) -> None:
     assert any("belong to no section" in one for one in told["warnings"])
     assert any("[Verse] has no words" in one for one in told["warnings"])
     assert client._json("POST", "/v1/lyrics/check", {"lyrics": ""})["sections"] == []
+    told = client._json("POST", "/v1/lyrics/check", {"lyrics": "[主歌]\n窗外的河，流过 my town"})
+    assert told["words"] == 6 + 2, "a line of Chinese is not one word"
     with pytest.raises(ServiceError, match="reserved for the model's control tokens"):
         client._json("POST", "/v1/lyrics/check", {"lyrics": "<|eot_id|>"})
 

@@ -239,7 +239,7 @@ def tell(db: sa.Connection, what: Sequence[tuple[Row, str, Mapping[str, Any] | N
 def public(row: Row) -> dict[str, Any]:
     """Return what an event tells of a song: all that changes while it is made."""
     names = (
-        "id", "state", "stage", "kept", "levels", "levels_wanted", "duration_s", "done",
+        "id", "state", "wish", "stage", "kept", "levels", "levels_wanted", "duration_s", "done",
         "total", "eta_s", "error", "notices", "finished_at",
     )  # fmt: skip
     return {"title": shown_title(row), **{name: row[name] for name in names}}

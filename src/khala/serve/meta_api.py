@@ -21,6 +21,7 @@ from khala.serve.schemas import (
     Owner,
     Section,
     Tag,
+    num_words_of,
     seconds_of,
 )
 from khala.serve.service import owner_of, service_of
@@ -95,7 +96,7 @@ def check_lyrics(check: LyricsCheck) -> LyricsChecked:
     found = sections(check.lyrics) if check.lyrics.strip() else []
     counted = [
         Section(tag=one.tag, name=one.name, lines=len(one.lines),
-                words=sum(len(line.split()) for line in one.lines))
+                words=sum(num_words_of(line) for line in one.lines))
         for one in found
     ]  # fmt: skip
     num_words = sum(one.words for one in counted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import secrets
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from khala.errors import RequestError
 from khala.serve.ledger import Row, shown_title
+from khala.serve.making import UPLOAD
 from khala.serve.problems import Problem
 from khala.song import SongRequest
 from khala.song import request as limits
@@ -51,6 +53,8 @@ WORDS_PER_S = 1.6
 """Sung at ease; for songs whose length is left open."""
 
 OPEN_INSTRUMENTAL_S = 30.0
+
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+(?:['’-]\w+)*")
 
 
 class _Strict(BaseModel):
@@ -187,7 +191,9 @@ class SongInfo(BaseModel):
     id: str
     title: str
     state: State
-    stage: str = Field(description='"sketch", "detail", "sound", or empty')
+    stage: str = Field(description='"encode" (a recording), "sketch", "detail", "sound", or empty')
+    wish: str = Field(description='"cancel" or "pause" while a worker is about to stop, or empty')
+    is_recording: bool = Field(description="Sent as a recording, not generated")
     progress: Progress
     queue: Queue | None
     levels: int = Field(description="Finished")
@@ -277,12 +283,17 @@ class Owner(BaseModel):
     states: dict[str, int]
 
 
+def num_words_of(text: str) -> int:
+    """Return how many words a line has; where no spaces are written, every character is one."""
+    return len(_WORD.findall(text))
+
+
 def seconds_of(lyrics: str, *, instrumental: bool) -> float:
     """Return a length for words whose length was left open, in whole seconds."""
-    words = [word for word in lyrics.split() if not word.startswith("[")]
-    if instrumental or not words:
+    num_words = sum(num_words_of(line) for line in lyrics.splitlines() if not line.startswith("["))
+    if instrumental or not num_words:
         return OPEN_INSTRUMENTAL_S
-    seconds = math.ceil(len(words) / WORDS_PER_S) + 4
+    seconds = math.ceil(num_words / WORDS_PER_S) + 4
     return float(min(max(seconds, 15), limits.MAX_DURATION_S))
 
 
@@ -297,6 +308,7 @@ def song_info(row: Row, files: dict[str, Row], queue: Queue | None) -> SongInfo:
     request["duration"] = request.pop("duration_s")
     return SongInfo(
         id=song, title=shown_title(row), state=row["state"], stage=row["stage"],
+        wish=row["wish"], is_recording=UPLOAD in files,
         progress=Progress(done=row["done"], total=row["total"], eta_s=row["eta_s"]),
         queue=queue, levels=row["levels"], levels_wanted=row["levels_wanted"],
         duration=row["duration_s"], request=SongSettings.model_construct(**request),

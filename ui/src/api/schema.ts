@@ -896,6 +896,11 @@ export interface components {
             has_plot: boolean;
             /** Id */
             id: string;
+            /**
+             * Is Recording
+             * @description Sent as a recording, not generated
+             */
+            is_recording: boolean;
             /** Kept */
             kept: boolean;
             /**
@@ -926,7 +931,7 @@ export interface components {
             spent_s: number;
             /**
              * Stage
-             * @description "sketch", "detail", "sound", or empty
+             * @description "encode" (a recording), "sketch", "detail", "sound", or empty
              */
             stage: string;
             /**
@@ -936,6 +941,11 @@ export interface components {
             state: "queued" | "working" | "paused" | "done" | "cancelled" | "failed";
             /** Title */
             title: string;
+            /**
+             * Wish
+             * @description "cancel" or "pause" while a worker is about to stop, or empty
+             */
+            wish: string;
         };
         /**
          * SongPage

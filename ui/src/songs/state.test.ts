@@ -9,6 +9,8 @@ const ID = "a".repeat(32);
 function song(change: Partial<Song> = {}): Song {
   return {
     id: ID, title: "Porch Light", state: "queued", stage: "",
+    wish: "",
+    is_recording: false,
     progress: { done: 0, total: 0, eta_s: null }, queue: { position: 1, eta_s: null }, levels: 0,
     levels_wanted: 64, duration: null, model: "", family: ID, priority: 5, kept: false,
     created_at: "2026-01-01T10:00:00Z", finished_at: null, spent_s: 0, error: null, notices: [],
