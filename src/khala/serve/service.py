@@ -72,6 +72,17 @@ class Service:
             raise Missing("there is no such song")
         return row
 
+    @property
+    def is_informed(self) -> bool:
+        """Whether nothing that is asked often must be read from the database now."""
+        kept_s = ABOUT_KEPT_S if self._models else 1.0
+        return time.monotonic() - self._models_s <= kept_s and self.line.is_fresh
+
+    def inform(self) -> None:
+        """Read it."""
+        self.models()
+        self.line.look()
+
     def models(self) -> list[dict[str, Any]]:
         """Return what the workers that are alive tell of their models, with how many they are."""
         kept_s = ABOUT_KEPT_S if self._models else 1.0

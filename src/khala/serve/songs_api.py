@@ -52,8 +52,13 @@ Format = Literal["flac", "wav", "mp3", "opus"]
 async def create(request: Request, new: NewSong, key: Key = None) -> Created:
     """Ask for a song, or for variants of one. The answer comes when they are safely on the disk."""
     service = service_of(request)
-    order = await run_in_threadpool(ordered, service, owner_of(request), new, key)
+    # a thread costs more than the work, unless the database must be asked what is known otherwise
+    if not service.is_informed:
+        await run_in_threadpool(service.inform)
+    order = ordered(service, owner_of(request), new, key)
     rows = await asyncio.wrap_future(service.jobs.submitting(order))
+    if all(row["state"] == "queued" and not row["levels"] for row in rows) and service.is_informed:
+        return created(service, rows)
     return await run_in_threadpool(created, service, rows)
 
 
@@ -282,11 +287,15 @@ def stored(request: Request, song: str, name: str) -> Response:
 
 def info(service: Service, row: Row) -> SongInfo:
     """Return what is told of a song."""
-    queue = None
+    queue, files = None, {}
     if row["state"] == "queued":
         position, eta_s = service.place(row)
         queue = Queue(position=position, eta_s=eta_s)
-    return song_info(row, service.jobs.ledger.files(row["id"]), queue)
+    asked = row["request"]
+    is_new = row["state"] == "queued" and not row["levels"] and row["jobs"] == 1
+    if not is_new or not (asked["prompt"] or asked["lyrics"]):  # a new song of words has no files
+        files = service.jobs.ledger.files(row["id"])
+    return song_info(row, files, queue)
 
 
 def created(service: Service, rows: list[Row]) -> Created:
