@@ -84,7 +84,7 @@ def test_ceilings_are_rates() -> None:
 def test_the_benchmark_in_short(tiny_model: Path, tmp_path: Path) -> None:
     """All its tables, with everything that a claim needs beside a figure."""
     settings = BenchSettings(
-        model=str(tiny_model), runs=1, duration_s=2.0, lengths_s=(1.5, 2.0), batches=(1, 2)
+        model=str(tiny_model), runs=5, duration_s=3.0, lengths_s=(1.5, 2.0), batches=(1, 2)
     )
     result = run_bench(settings, out=tmp_path, arguments={"model": tiny_model})
     kept = json.loads((tmp_path / "bench.json").read_text())
@@ -97,7 +97,9 @@ def test_the_benchmark_in_short(tiny_model: Path, tmp_path: Path) -> None:
     assert gains["reference"] == 1.0 < gains["one cache of full length"]
     assert gains["ours, plain"] < gains["ours, int8"] < gains["ours, int8 compiled"]
     assert len(kept["tables"]) == 6
-    assert kept["song"][0]["first sound"] < kept["song"][0]["whole"]
+    # each is a run of its own on a computer that does other things, too: the least of several tells
+    first_s, whole_s = (min(one[name] for one in kept["song"]) for name in ("first sound", "whole"))
+    assert first_s < whole_s
     for one in kept["lengths"]:
         assert one["whole"] == pytest.approx(
             one["backbone"] + one["superres"] + one["codec"], abs=1e-5
