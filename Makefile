@@ -49,7 +49,7 @@ song: $(VENV)/core  ## write song.wav from examples/song.txt with the bundled mo
 	$(BIN)/khala generate --lyrics-file examples/song.txt \
 		--prompt "female vocal, pop, piano, 100 bpm" --duration 30 --seed 7 --out song.wav
 
-test: $(VENV)/dev $(STUDIO)  ## run the tests (under five minutes on two cores)
+test: $(VENV)/dev $(STUDIO)  ## run the tests (seven minutes on two cores)
 	cd ui && $(abspath $(NPM)) run --silent test
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
