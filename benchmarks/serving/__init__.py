@@ -1,6 +1,6 @@
-"""A real service to be measured and mistreated; what starts and checks it is that of the tests."""
+"""A real service to be measured and mistreated; what starts and checks it is that of the tests.
 
-import sys
-from pathlib import Path
+In benchmarks/, with the tests' own modules beside it:
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "serve"))
+    PYTHONPATH=../tests/serve python -m serving.chaos --help
+"""

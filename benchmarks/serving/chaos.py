@@ -1,8 +1,8 @@
 """Kill a service and its workers at random moments while songs are made; nothing may be lost.
 
 In benchmarks/:
-    python -m serving.chaos                                  300 kills, 1,000 songs, a fake maker
-    python -m serving.chaos --real --kills 10 --songs 12     the bundled model
+    PYTHONPATH=../tests/serve python -m serving.chaos      300 kills, 1,000 songs
+    PYTHONPATH=../tests/serve python -m serving.chaos --real --kills 10 --songs 12    nano
 
 Every tenth kill is of the server, the others are of workers. A song in a hundred kills its worker
 from inside and must be set aside, its neighbours untouched. Prints and keeps what was found.

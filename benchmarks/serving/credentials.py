@@ -1,7 +1,7 @@
 """What Content Credentials cost: bytes and milliseconds, for each format.
 
 In benchmarks/:
-    python -m serving.credentials
+    PYTHONPATH=../tests/serve python -m serving.credentials
 """
 
 from __future__ import annotations

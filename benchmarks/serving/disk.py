@@ -1,7 +1,7 @@
 """A disk that is full again and again while songs are made: what was taken is kept, and goes on.
 
 In benchmarks/ (mounts a small disk in memory, alone in a namespace of its own):
-    python -m serving.disk
+    PYTHONPATH=../tests/serve python -m serving.disk
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A fleet on PostgreSQL: one of two workers killed for good, the database killed twice, 300 songs.
 
 In benchmarks/ (needs PostgreSQL's programs, apt-get install postgresql):
-    python -m serving.fleet
+    PYTHONPATH=../tests/serve python -m serving.fleet
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Requests that nobody would send, to the real server: no server error, nothing slow.
 
 In benchmarks/ (needs `pip install schemathesis`):
-    python -m serving.fuzz_api
+    PYTHONPATH=../tests/serve python -m serving.fuzz_api
 
 Two fuzzers: Schemathesis draws requests from the API's own document, valid and not, and checks
 answers against it; ours mutates bodies, headers and paths as bytes.

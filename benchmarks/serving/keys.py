@@ -1,7 +1,7 @@
 """Ten thousand submissions with three thousand keys, and kills in between: three thousand songs.
 
 In benchmarks/:
-    python -m serving.keys
+    PYTHONPATH=../tests/serve python -m serving.keys
 """
 
 from __future__ import annotations

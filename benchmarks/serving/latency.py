@@ -1,8 +1,8 @@
 """How long a durable submit takes: the answer comes when the song is on the disk.
 
 In benchmarks/:
-    python -m serving.latency            1, 16 and 200 clients; nothing is made meanwhile
-    python -m serving.latency --busy     a worker makes songs meanwhile
+    PYTHONPATH=../tests/serve python -m serving.latency           1, 16 and 200 clients
+    PYTHONPATH=../tests/serve python -m serving.latency --busy    songs are made meanwhile
 """
 
 from __future__ import annotations

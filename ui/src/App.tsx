@@ -3,7 +3,7 @@ import { forgetToken, keepToken, takeToken } from "./api/token";
 import { Gate } from "./shell/Gate";
 import { Aloud, Notes } from "./shell/Notes";
 import { openStudio, StudioContext } from "./shell/studio";
-import { Workplace } from "./shell/Workplace";
+import { Places } from "./shell/Places";
 import { useLanguage } from "./words/words";
 
 /** The studio behind its gate: without the service's token there is nothing to see. */
@@ -52,7 +52,7 @@ export function App() {
         />
       ) : (
         <StudioContext value={studio}>
-          <Workplace />
+          <Places />
         </StudioContext>
       )}
       <Notes />

@@ -32,7 +32,7 @@ examples:
   khala serve                                     the studio on this computer: open what it prints
   khala serve --data /srv/khala --port 9000       with its songs and keys in a folder of your own
   khala serve --add-owner anna                    a token for somebody else; their songs are theirs
-  khala serve --host 0.0.0.0 --public-url https://songs.example.org     behind a proxy with TLS
+  khala serve --public-url https://songs.example.org               behind a proxy with TLS
   khala serve --database postgresql://db/khala --objects s3://songs --workers 0    many machines
 
 Everything is in the data folder: songs, database, token, signing key. Nothing that was asked for is

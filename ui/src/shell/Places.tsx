@@ -18,7 +18,7 @@ import { usePlace } from "./usePlace";
 type Side = "write" | "songs";
 
 /** Three places beside each other: writing, the list, one song. On a phone, one at a time. */
-export function Workplace() {
+export function Places() {
   const say = useWords();
   const { actions, listening, songs } = useStudio();
   const heard = useHeard();
@@ -80,7 +80,7 @@ export function Workplace() {
 
   return (
     <div
-      className="workplace"
+      className="studio"
       data-side={side}
       data-open={open !== null}
       data-heard={heard.song !== null}
